@@ -1,0 +1,86 @@
+"""Which implementation runs an operator: native CPU, CUDA, or the reference in plain torch."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from ..errors import ArgumentError
+from . import events, reference
+from .contract import Layer, LayerGradients, LayerOutputs, OutputGradients
+
+__all__ = ["backward", "forward", "name", "native", "to_dense"]
+
+_DTYPES = (torch.float32, torch.float64)
+_warned = False
+
+
+def native() -> ModuleType | None:
+    """The native CPU module, or None (said once) when it was not built or SPARSE_BACKEND_NATIVE=0 rules it out."""
+    choice = os.environ.get("SPARSE_BACKEND_NATIVE", "1").strip().lower()
+    if choice in ("0", "off", "false", "no"):
+        return None
+    if choice not in ("", "1", "on", "true", "yes", "auto"):
+        raise ArgumentError(f"SPARSE_BACKEND_NATIVE={choice!r} must be 1 or 0")
+    try:
+        return importlib.import_module("sparse_backend._cpu")
+    except ImportError as error:
+        _warn_once(str(error))
+        return None
+
+
+def _warn_once(cause: str) -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            "sparse_backend runs without its native kernels, correct but slow: the module sparse_backend._cpu is "
+            f"missing ({cause}). Install a C++ compiler and reinstall the package to build it; "
+            "`python -m sparse_backend doctor` says more.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _module(layer: Layer) -> ModuleType:
+    """The implementation for this layer: cpu or cuda where their kernels apply, else reference."""
+    if layer.m0.dtype not in _DTYPES or layer.m0.numel() == 0:
+        return reference
+    device = layer.m0.device.type
+    if device == "cpu" and native() is not None:
+        from . import cpu
+
+        return cpu
+    if device == "cuda":
+        from . import cuda
+
+        if cuda.available():
+            return cuda
+    return reference
+
+
+def name(layer: Layer) -> str:
+    """The implementation that runs this layer: "cpu", "cuda" or "reference"."""
+    return _module(layer).__name__.rpartition(".")[2]
+
+
+def forward(layer: Layer) -> LayerOutputs:
+    result: LayerOutputs = _module(layer).forward(layer)
+    return result
+
+
+def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int) -> LayerGradients:
+    module = _module(layer)
+    result: LayerGradients = (
+        reference.backward(layer, out, grads) if module is reference else module.backward(layer, out, grads, needs)
+    )
+    return result
+
+
+def to_dense(carrier: Tensor, ptr: Tensor, idx: Tensor, val: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    return events.expand(ptr, idx, val, shape, carrier.dtype)

@@ -1,0 +1,198 @@
+"""What an implementation of the layer operator takes and gives, apart from how it computes it.
+
+`Layer` is the operator's argument list as an object, `LayerOutputs` and `LayerGradients` its results. `reference.py`,
+`cpu.py` and `cuda.py` each offer `forward(layer)` and `backward(layer, outputs, gradients)` in these terms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..neurons import Coefficients, NeuronSpec, decode
+from . import events
+
+__all__ = ["COEFFICIENTS", "Layer", "LayerGradients", "LayerOutputs", "OutputGradients"]
+
+COEFFICIENTS = tuple(field.name for field in fields(Coefficients))
+_FIRST, _LAST = 8, 8 + len(COEFFICIENTS)
+
+
+@dataclass
+class Layer:
+    """One fused feed + neuron layer over a whole sequence.
+
+    source: dense input `[T, B, N_in]` (with a weight) or current `[T, B, N]` (without); a constant current `[B, N]`;
+        or, when `in_ptr` is given, the carrier of the layer below, whose spikes are the `in_*` events.
+    in_aptr, in_aidx: the carrier's positions; None when the carrier covers every entry (`[T, B, N_in]`).
+    weight, bias: `[N, N_in]`, `[N]`.  m0, i0: initial states `[B, N]` (i0 is `[0]` for one pole).
+    cuts: uint8 `[T]`, non-zero where the state that enters the step is detached.
+    gradient: "none", "exact", "window" (level = half-width) or "sampled" (level = s0, key = the draw).
+    learn: bit k is set when coefficient k of `COEFFICIENTS` needs a gradient.
+    """
+
+    source: Tensor
+    in_ptr: Tensor | None
+    in_idx: Tensor | None
+    in_val: Tensor | None
+    in_aptr: Tensor | None
+    in_aidx: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    coefficients: Coefficients
+    m0: Tensor
+    i0: Tensor
+    cuts: Tensor | None
+    steps: int
+    spec: NeuronSpec
+    gradient: str
+    level: float
+    key: int
+    learn: int
+    want_spikes: bool
+    want_membrane: bool
+
+    @classmethod
+    def from_arguments(cls, *args: Any) -> Layer:
+        """The operator's flat argument list, in schema order."""
+        layer = cls(*args[:_FIRST], Coefficients(*args[_FIRST:_LAST]), *args[_LAST:])
+        layer.spec = decode(args[_LAST + 4])
+        return layer
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(T, B, N)."""
+        return self.steps, self.m0.shape[0], self.m0.shape[1]
+
+    @property
+    def packed(self) -> bool:
+        """Whether the input is the events of the layer below."""
+        return self.in_ptr is not None
+
+    @property
+    def constant(self) -> bool:
+        """Whether the same current flows at every step."""
+        return not self.packed and self.source.dim() == 2
+
+    @property
+    def inputs(self) -> int:
+        """N_in."""
+        return self.m0.shape[1] if self.weight is None else self.weight.shape[1]
+
+    @property
+    def active_dense(self) -> bool:
+        """Whether every entry is active, so that none is listed."""
+        exact = self.gradient == "exact" or (self.gradient == "sampled" and self.level <= 0)
+        return self.spec.fires and exact and self.spec.surrogate.everywhere_active
+
+    @property
+    def carrier_dense(self) -> bool:
+        """Whether the gradient of the spikes is wanted at every entry: all are active, or `graded` is learned."""
+        graded = self.learn >> COEFFICIENTS.index("graded") & 1
+        return self.spec.fires and self.gradient != "none" and (self.active_dense or bool(graded))
+
+    def learns(self, name: str) -> bool:
+        """Whether the coefficient needs a gradient."""
+        return bool(self.learn >> COEFFICIENTS.index(name) & 1)
+
+    def dense_input(self) -> Tensor:
+        """The input as `[T, B, N_in]`, in the dtype of the computation."""
+        if self.in_ptr is not None:
+            assert self.in_idx is not None and self.in_val is not None
+            shape = (self.steps, self.m0.shape[0], self.inputs)
+            return events.expand(self.in_ptr, self.in_idx, self.in_val, shape, self.m0.dtype)
+        source = self.source.to(self.m0.dtype)
+        return source.expand(self.shape) if source.dim() == 2 else source
+
+
+@dataclass
+class LayerOutputs:
+    """Results of the forward pass, in schema order; what was not asked for is empty (`[0]`).
+
+    carrier: differentiable; its gradient is dL/dz at the active entries (`[P]`), or everywhere (`[T, B, N]`).
+    spikes, membrane: `[T, B, N]`.  m_last, i_last: final states `[B, N]`.
+    ptr, idx, val: the output spikes.  aptr, aidx: the active entries, `au` the u there.
+    sensitivities: `[C, P]` du/dp at the active entries for the C learned decay coefficients, spikes held fixed.
+    tails: `[C, 2, B, N]` the same derivative of the final m and i.  rptr, ridx: where r = 1, if spikes don't tell.
+    """
+
+    carrier: Tensor
+    spikes: Tensor
+    membrane: Tensor
+    m_last: Tensor
+    i_last: Tensor
+    ptr: Tensor
+    idx: Tensor
+    val: Tensor
+    aptr: Tensor
+    aidx: Tensor
+    au: Tensor
+    sensitivities: Tensor
+    tails: Tensor
+    rptr: Tensor
+    ridx: Tensor
+
+    @classmethod
+    def empty(cls, layer: Layer) -> LayerOutputs:
+        """All outputs empty, each its own tensor (operators may not return aliases)."""
+        integer = {"ptr": torch.int64, "idx": torch.int32, "aptr": torch.int64, "aidx": torch.int32}
+        integer |= {"rptr": torch.int64, "ridx": torch.int32}
+        return cls(
+            **{field.name: layer.m0.new_empty(0, dtype=integer.get(field.name)) for field in fields(cls)}
+        )
+
+    def flat(self) -> tuple[Tensor, ...]:
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass
+class OutputGradients:
+    """dL/d of the differentiable outputs, or None where nothing came back."""
+
+    carrier: Tensor | None
+    spikes: Tensor | None
+    membrane: Tensor | None
+    m_last: Tensor | None
+    i_last: Tensor | None
+
+
+@dataclass
+class LayerGradients:
+    """dL/d of the differentiable inputs; `coefficients` is `[7, N]`, summed over time and batch."""
+
+    source: Tensor
+    weight: Tensor
+    bias: Tensor
+    coefficients: Tensor
+    m0: Tensor
+    i0: Tensor
+
+    @classmethod
+    def empty(cls, layer: Layer) -> LayerGradients:
+        return cls(*(layer.m0.new_empty(0) for _ in fields(cls)))
+
+    @classmethod
+    def for_input(cls, layer: Layer, lam: Tensor) -> LayerGradients:
+        """Gradients of the feed, given dL/dI = lam `[T, B, N]`, by dense products."""
+        result = cls.empty(layer)
+        if layer.weight is None:
+            below = lam
+        else:
+            flat = lam.reshape(-1, lam.shape[-1])
+            result.weight = flat.t() @ layer.dense_input().reshape(flat.shape[0], -1)
+            if layer.bias is not None:
+                result.bias = flat.sum(0)
+            below = lam @ layer.weight
+        if layer.constant:
+            below = below.sum(0)
+        elif layer.in_aptr is not None:
+            assert layer.in_aidx is not None
+            below = events.gather(below, layer.in_aptr, layer.in_aidx)
+        result.source = below.to(layer.source.dtype)
+        return result
+
+    def flat(self) -> tuple[Tensor, ...]:
+        return tuple(getattr(self, field.name) for field in fields(self))

@@ -1,0 +1,225 @@
+"""The operators' contract: schemas, shape rules, autograd links. Implementations are found by `backend.py`.
+
+torch.ops.sparse_backend.layer            fused feed + neuron over a sequence, forward
+torch.ops.sparse_backend.layer_backward   its gradients, by sparse innovations
+torch.ops.sparse_backend.to_dense         packed spikes as a dense tensor
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import DoubleBackwardError
+from . import backend, events
+from .contract import COEFFICIENTS, Layer, LayerGradients, LayerOutputs, OutputGradients
+
+__all__ = ["NEEDS", "layer", "layer_backward", "to_dense"]
+
+_LAYER_ARGUMENTS = (
+    "Tensor source, Tensor? in_ptr, Tensor? in_idx, Tensor? in_val, Tensor? in_aptr, Tensor? in_aidx, "
+    "Tensor? weight, Tensor? bias, "
+    + ", ".join(f"Tensor {name}" for name in COEFFICIENTS)
+    + ", Tensor m0, Tensor i0, Tensor? cuts, int steps, str neuron, str gradient, float level, int key, int learn, "
+    "bool want_spikes, bool want_membrane"
+)
+_OUTPUTS = tuple(LayerOutputs.__dataclass_fields__)
+_OUTPUT_GRADIENTS = tuple(OutputGradients.__dataclass_fields__)
+_SAVED = _OUTPUTS[_OUTPUTS.index("ptr") :]
+
+NEEDS = {name: 1 << bit for bit, name in enumerate(LayerGradients.__dataclass_fields__)}
+"""Bits of layer_backward's `needs`: the gradients that are wanted."""
+
+
+def _tensors(names: tuple[str, ...]) -> str:
+    return "(" + ", ".join(f"Tensor {name}" for name in names) + ")"
+
+
+@torch.library.custom_op(
+    "sparse_backend::layer",
+    mutates_args=(),
+    schema=f"({_LAYER_ARGUMENTS}) -> {_tensors(tuple(f'{name}_' for name in _OUTPUTS))}",
+)
+def layer(*args: Any) -> tuple[Tensor, ...]:
+    """Run `Layer.from_arguments(*args)` forward; returns the fields of `LayerOutputs` in order."""
+    described = Layer.from_arguments(*args)
+    return backend.forward(described).flat()
+
+
+@layer.register_fake
+def _(*args: Any) -> tuple[Tensor, ...]:
+    described = Layer.from_arguments(*args)
+    out = LayerOutputs.empty(described)
+    steps, batch, width = described.shape
+    like = described.m0
+    out.m_last = torch.empty_like(like)
+    if described.spec.poles == 2:
+        out.i_last = torch.empty_like(like)
+    if described.want_membrane:
+        out.membrane = like.new_empty(described.shape)
+    if not described.spec.fires:
+        return out.flat()
+    if described.want_spikes:
+        out.spikes = like.new_empty(described.shape)
+    sizes = torch.library.get_ctx()
+    spikes, values = sizes.new_dynamic_size(), sizes.new_dynamic_size()
+    out.ptr = like.new_empty(batch * steps + 1, dtype=torch.int64)
+    out.idx = like.new_empty(spikes, dtype=torch.int32)
+    out.val = like.new_empty(values)
+    if not described.active_dense:
+        active = sizes.new_dynamic_size()
+        out.aptr = like.new_empty(batch * steps + 1, dtype=torch.int64)
+        out.aidx = like.new_empty(active, dtype=torch.int32)
+        out.au = like.new_empty(active)
+    else:
+        active = 0
+    out.carrier = like.new_empty(()).expand(described.shape) if described.carrier_dense else like.new_empty(active)
+    for name in ("sensitivities", "tails", "rptr", "ridx"):
+        size = sizes.new_dynamic_size()
+        setattr(out, name, getattr(out, name).new_empty(size))
+    return out.flat()
+
+
+@torch.library.custom_op(
+    "sparse_backend::layer_backward",
+    mutates_args=(),
+    schema="("
+    + ", ".join(f"Tensor? g_{name}" for name in _OUTPUT_GRADIENTS)
+    + f", {_LAYER_ARGUMENTS}, "
+    + ", ".join(f"Tensor out_{name}" for name in _SAVED)
+    + f", int needs) -> {_tensors(tuple(LayerGradients.__dataclass_fields__))}",
+)
+def layer_backward(*args: Any) -> tuple[Tensor, ...]:
+    """Gradients of `layer`; returns the fields of `LayerGradients` in order, empty where `needs` has no bit."""
+    gradients, described, out, needs = _split_backward(args)
+    result = backend.backward(described, out, gradients, needs)
+    for name, bit in NEEDS.items():
+        if not needs & bit:
+            setattr(result, name, described.m0.new_empty(0))
+    return result.flat()
+
+
+@layer_backward.register_fake
+def _(*args: Any) -> tuple[Tensor, ...]:
+    _, described, _, needs = _split_backward(args)
+    result = LayerGradients.empty(described)
+    like = described.m0
+    shapes: dict[str, Tensor | None] = {
+        "source": described.source,
+        "weight": described.weight,
+        "bias": described.bias,
+        "m0": like,
+        "i0": described.i0,
+    }
+    for name, bit in NEEDS.items():
+        if needs & bit:
+            model = shapes.get(name)
+            shape = (len(COEFFICIENTS), like.shape[1]) if name == "coefficients" else tuple(model.shape)  # type: ignore[union-attr]
+            setattr(result, name, like.new_empty(shape, dtype=model.dtype if model is not None else like.dtype))
+    return result.flat()
+
+
+def _split_backward(args: tuple[Any, ...]) -> tuple[OutputGradients, Layer, LayerOutputs, int]:
+    count, saved = len(_OUTPUT_GRADIENTS), len(_SAVED)
+    described = Layer.from_arguments(*args[count : -saved - 1])
+    out = LayerOutputs.empty(described)
+    for name, value in zip(_SAVED, args[-saved - 1 : -1], strict=True):
+        setattr(out, name, value)
+    return OutputGradients(*args[:count]), described, out, args[-1]
+
+
+_POSITION = {"source": 0, "weight": 6, "bias": 7, "m0": 8 + len(COEFFICIENTS), "i0": 9 + len(COEFFICIENTS)}
+_COEFFICIENT_POSITIONS = range(8, 8 + len(COEFFICIENTS))
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[len(_OUTPUT_GRADIENTS) :])
+    ctx.is_tensor = [isinstance(value, Tensor) for value in inputs]
+    ctx.plain = [None if isinstance(value, Tensor) else value for value in inputs]
+    tensors = [value for value in inputs if isinstance(value, Tensor)]
+    ctx.save_for_backward(*tensors, *output[len(_OUTPUT_GRADIENTS) :])
+
+
+def _layer_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    saved = iter(ctx.saved_tensors)
+    inputs = [next(saved) if tensor else plain for tensor, plain in zip(ctx.is_tensor, ctx.plain, strict=True)]
+    wanted = ctx.needs_input_grad
+    needs = sum(NEEDS[name] for name, place in _POSITION.items() if wanted[place])
+    if any(wanted[place] for place in _COEFFICIENT_POSITIONS):
+        needs |= NEEDS["coefficients"]
+    result = LayerGradients(*layer_backward(*grads[: len(_OUTPUT_GRADIENTS)], *inputs, *saved, needs))
+    answer: list[Tensor | None] = [None] * len(inputs)
+    for name, place in _POSITION.items():
+        if wanted[place]:
+            answer[place] = getattr(result, name)
+    for row, place in enumerate(_COEFFICIENT_POSITIONS):
+        if wanted[place]:
+            per_neuron = result.coefficients[row]
+            answer[place] = per_neuron if inputs[place].dim() else per_neuron.sum()
+    return tuple(answer)
+
+
+layer.register_autograd(_layer_gradient, setup_context=_save_for_backward)
+
+
+def _refuse_double_backward(ctx: Any, *grads: Tensor | None) -> None:
+    raise DoubleBackwardError(
+        "create_graph=True: an accelerated layer has no second derivative; run the model inside "
+        "`sparse_backend.restore(model)` (or with SPARSE_BACKEND_DISABLE=1) where gradients of gradients are needed"
+    )
+
+
+layer_backward.register_autograd(_refuse_double_backward, setup_context=lambda ctx, inputs, output: None)
+
+
+@torch.library.custom_op(
+    "sparse_backend::to_dense",
+    mutates_args=(),
+    schema="(Tensor carrier, Tensor ptr, Tensor idx, Tensor val, Tensor? aptr, Tensor? aidx, "
+    "int steps, int batch, int width) -> Tensor",
+)
+def to_dense(
+    carrier: Tensor,
+    ptr: Tensor,
+    idx: Tensor,
+    val: Tensor,
+    aptr: Tensor | None,
+    aidx: Tensor | None,
+    steps: int,
+    batch: int,
+    width: int,
+) -> Tensor:
+    """Packed spikes as `[T, B, N]`; the gradient is gathered at the carrier's positions."""
+    return backend.to_dense(carrier, ptr, idx, val, (steps, batch, width))
+
+
+@to_dense.register_fake
+def _(
+    carrier: Tensor,
+    ptr: Tensor,
+    idx: Tensor,
+    val: Tensor,
+    aptr: Tensor | None,
+    aidx: Tensor | None,
+    steps: int,
+    batch: int,
+    width: int,
+) -> Tensor:
+    return carrier.new_empty((steps, batch, width))
+
+
+def _save_positions(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    aptr, aidx = inputs[4], inputs[5]
+    ctx.packed = aptr is not None
+    if ctx.packed:
+        ctx.save_for_backward(aptr, aidx)
+
+
+def _to_dense_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return (events.gather(grad, *ctx.saved_tensors) if ctx.packed else grad, *([None] * 8))
+
+
+to_dense.register_autograd(_to_dense_gradient, setup_context=_save_positions)
