@@ -36,7 +36,9 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.gradient not in GRADIENT_MODES:
-            raise ArgumentError(f"gradient={self.gradient!r} must be one of {', '.join(map(repr, GRADIENT_MODES))}")
+            raise ArgumentError(
+                f"gradient={self.gradient!r} must be one of {', '.join(map(repr, GRADIENT_MODES))}"
+            )
         _require_number("budget", self.budget)
         if not 0 < self.budget <= 1:
             raise ArgumentError(f"budget={self.budget!r} must lie in (0, 1]: it is a fraction of all entries")
@@ -50,7 +52,9 @@ class Options:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise ArgumentTypeError(f"seed={self.seed!r} must be an int, not {type(self.seed).__name__}")
         if not isinstance(self.strict, bool):
-            raise ArgumentTypeError(f"strict={self.strict!r} must be a bool, not {type(self.strict).__name__}")
+            raise ArgumentTypeError(
+                f"strict={self.strict!r} must be a bool, not {type(self.strict).__name__}"
+            )
 
     @classmethod
     def from_environment(cls, **overrides: Any) -> Options:
@@ -61,7 +65,9 @@ class Options:
         known = {field.name for field in fields(cls)}
         unknown = set(overrides) - known
         if unknown:
-            raise ArgumentError(f"unknown option {sorted(unknown)[0]!r}; the options are {', '.join(sorted(known))}")
+            raise ArgumentError(
+                f"unknown option {min(unknown)!r}; the options are {', '.join(sorted(known))}"
+            )
         values: dict[str, Any] = {}
         for name in known:
             text = os.environ.get(f"SPARSE_BACKEND_{name.upper()}")
@@ -90,7 +96,9 @@ def _parse(name: str, text: str) -> Any:
     try:
         return int(text) if name == "seed" else float(text)
     except ValueError:
-        raise ArgumentError(f"{variable}={text!r} must be {'an integer' if name == 'seed' else 'a number'}") from None
+        raise ArgumentError(
+            f"{variable}={text!r} must be {'an integer' if name == 'seed' else 'a number'}"
+        ) from None
 
 
 def _parse_bool(variable: str, text: str) -> bool:

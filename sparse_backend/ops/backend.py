@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError
-from . import events, reference
+from . import cost, events, reference
 from .contract import Layer, LayerGradients, LayerOutputs, OutputGradients
 
-__all__ = ["backward", "forward", "name", "native", "to_dense"]
+__all__ = ["backward", "compress", "forward", "name", "native", "to_dense"]
 
 _DTYPES = (torch.float32, torch.float64)
 _warned = False
@@ -77,10 +77,25 @@ def forward(layer: Layer) -> LayerOutputs:
 def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int) -> LayerGradients:
     module = _module(layer)
     result: LayerGradients = (
-        reference.backward(layer, out, grads) if module is reference else module.backward(layer, out, grads, needs)
+        reference.backward(layer, out, grads)
+        if module is reference
+        else module.backward(layer, out, grads, needs)
     )
     return result
 
 
+def compress(x: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    """(ptr, idx, val) of a dense `[T, B, N_in]` input if driving the feed by its events is worth it, else None."""
+    if x.device.type != "cpu" or x.dtype not in _DTYPES or x.numel() == 0 or native() is None:
+        return None
+    from . import cpu
+
+    return cpu.compress(x, limit=1 / cost.EVENT_ROW)
+
+
 def to_dense(carrier: Tensor, ptr: Tensor, idx: Tensor, val: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    if carrier.device.type == "cpu" and carrier.dtype in _DTYPES and native() is not None:
+        from . import cpu
+
+        return cpu.to_dense(ptr, idx, val, shape, carrier.dtype)
     return events.expand(ptr, idx, val, shape, carrier.dtype)

@@ -15,10 +15,24 @@ from torch import Tensor
 from ..neurons import Coefficients, NeuronSpec, decode
 from . import events
 
-__all__ = ["COEFFICIENTS", "Layer", "LayerGradients", "LayerOutputs", "OutputGradients"]
+__all__ = [
+    "COEFFICIENTS",
+    "NEEDS",
+    "Layer",
+    "LayerGradients",
+    "LayerOutputs",
+    "OutputGradients",
+    "all_active",
+]
 
 COEFFICIENTS = tuple(field.name for field in fields(Coefficients))
 _FIRST, _LAST = 8, 8 + len(COEFFICIENTS)
+
+
+def all_active(spec: NeuronSpec, gradient: str, level: float) -> bool:
+    """Whether the gradient rule keeps every entry of every layer with this surrogate."""
+    exact = gradient == "exact" or (gradient == "sampled" and level <= 0)
+    return spec.fires and exact and spec.surrogate.everywhere_active
 
 
 @dataclass
@@ -58,9 +72,10 @@ class Layer:
     @classmethod
     def from_arguments(cls, *args: Any) -> Layer:
         """The operator's flat argument list, in schema order."""
-        layer = cls(*args[:_FIRST], Coefficients(*args[_FIRST:_LAST]), *args[_LAST:])
-        layer.spec = decode(args[_LAST + 4])
-        return layer
+        m0, i0, cuts, steps, neuron, *rest = args[_LAST:]
+        coefficients = Coefficients(*args[_FIRST:_LAST])
+        values: tuple[Any, ...] = (*args[:_FIRST], coefficients, m0, i0, cuts, steps, decode(neuron), *rest)
+        return cls(*values)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -85,8 +100,7 @@ class Layer:
     @property
     def active_dense(self) -> bool:
         """Whether every entry is active, so that none is listed."""
-        exact = self.gradient == "exact" or (self.gradient == "sampled" and self.level <= 0)
-        return self.spec.fires and exact and self.spec.surrogate.everywhere_active
+        return all_active(self.spec, self.gradient, self.level)
 
     @property
     def carrier_dense(self) -> bool:
@@ -115,8 +129,8 @@ class LayerOutputs:
     carrier: differentiable; its gradient is dL/dz at the active entries (`[P]`), or everywhere (`[T, B, N]`).
     spikes, membrane: `[T, B, N]`.  m_last, i_last: final states `[B, N]`.
     ptr, idx, val: the output spikes.  aptr, aidx: the active entries, `au` the u there.
-    sensitivities: `[C, P]` du/dp at the active entries for the C learned decay coefficients, spikes held fixed.
-    tails: `[C, 2, B, N]` the same derivative of the final m and i.  rptr, ridx: where r = 1, if spikes don't tell.
+    sensitivities: `[P, C]` du/dp at the active entries for the C learned decay coefficients, spikes held fixed.
+    tails: `[2, C, B, N]` the same derivative of the final m and i.  rptr, ridx: where r = 1, if spikes don't tell.
     """
 
     carrier: Tensor
@@ -196,3 +210,7 @@ class LayerGradients:
 
     def flat(self) -> tuple[Tensor, ...]:
         return tuple(getattr(self, field.name) for field in fields(self))
+
+
+NEEDS = {field.name: 1 << bit for bit, field in enumerate(fields(LayerGradients))}
+"""Bits of the backward operator's `needs`: the gradients that are wanted."""

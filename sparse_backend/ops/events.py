@@ -39,7 +39,9 @@ def expand(ptr: Tensor, idx: Tensor, val: Tensor, shape: tuple[int, int, int], d
     """The dense `[T, B, N]` tensor of the events; an empty `val` stands for ones. A view of batch-major memory."""
     steps, batch, width = shape
     dense = torch.zeros(batch * steps, width, dtype=dtype, device=idx.device)
-    dense[rows(ptr), idx.long()] = val.to(dtype) if val.numel() else torch.ones((), dtype=dtype, device=idx.device)
+    dense[rows(ptr), idx.long()] = (
+        val.to(dtype) if val.numel() else torch.ones((), dtype=dtype, device=idx.device)
+    )
     return dense.view(batch, steps, width).transpose(0, 1)
 
 

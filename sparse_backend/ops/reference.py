@@ -172,7 +172,7 @@ def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients) -> LayerGr
     # The state gradients from outside enter after the last step; mu and the synapse's adjoint flow back from there.
     from_m = zero if grads.m_last is None else grads.m_last
     from_i = zero if grads.i_last is None else grads.i_last
-    ls, mus, lams, etas, sens = [], [], [], [], []
+    stores: tuple[list[Tensor], ...] = ([], [], [], [], [])
     for t in reversed(range(layer.steps)):
         s, r, u = path.s[t], path.r[t], path.u[t]
         own = zero if grads.membrane is None else grads.membrane[t]
@@ -186,13 +186,13 @@ def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients) -> LayerGr
         if spec.poles == 2:
             lam = lam + ((1 - c.synapse) * eta if euler else eta)
         kept = (1 - r) if spec.pre == "cut_leak" else 1
-        for store, value in zip((ls, mus, lams, etas, sens), (l_, mu, lam, eta, sensitivity), strict=True):
+        for store, value in zip(stores, (l_, mu, lam, eta, sensitivity), strict=True):
             store.append(value)
         from_m = rho * kept * mu
         from_i = (lam if euler else c.synapse * lam) if spec.poles == 2 else zero
         if layer.cuts is not None and bool(layer.cuts[t]):
             from_m, from_i = zero, zero
-    l_, mu, lam, eta, sensitivity = (torch.stack(v[::-1]) for v in (ls, mus, lams, etas, sens))
+    l_, mu, lam, eta, sensitivity = (torch.stack(v[::-1]) for v in stores)
 
     result = LayerGradients.for_input(layer, lam)
     result.m0, result.i0 = from_m.clone(), from_i.clone()
@@ -225,7 +225,9 @@ def _partials(spec: NeuronSpec, c: Coefficients, u: Tensor, s: Tensor, r: Tensor
     return one, zero
 
 
-def _threshold_gradient(spec: NeuronSpec, path: Trajectory, through: Tensor, mu: Tensor, l_: Tensor) -> Tensor:
+def _threshold_gradient(
+    spec: NeuronSpec, path: Trajectory, through: Tensor, mu: Tensor, l_: Tensor
+) -> Tensor:
     total = -through
     if spec.pre == "subtract":
         total = total - path.r * mu
@@ -242,6 +244,8 @@ def _spike_gradient(layer: Layer, out: LayerOutputs, grads: OutputGradients) -> 
     if grads.carrier is not None and grads.carrier.numel():
         packed = grads.carrier
         total = total + (
-            packed if layer.carrier_dense else events.expand(out.aptr, out.aidx, packed, layer.shape, total.dtype)
+            packed
+            if layer.carrier_dense
+            else events.expand(out.aptr, out.aidx, packed, layer.shape, total.dtype)
         )
     return total if grads.spikes is None else total + grads.spikes

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..errors import DoubleBackwardError
 from . import backend, events
-from .contract import COEFFICIENTS, Layer, LayerGradients, LayerOutputs, OutputGradients
+from .contract import COEFFICIENTS, NEEDS, Layer, LayerGradients, LayerOutputs, OutputGradients
 
-__all__ = ["NEEDS", "layer", "layer_backward", "to_dense"]
+__all__ = ["layer", "layer_backward", "to_dense"]
 
 _LAYER_ARGUMENTS = (
     "Tensor source, Tensor? in_ptr, Tensor? in_idx, Tensor? in_val, Tensor? in_aptr, Tensor? in_aidx, "
@@ -28,9 +28,6 @@ _LAYER_ARGUMENTS = (
 _OUTPUTS = tuple(LayerOutputs.__dataclass_fields__)
 _OUTPUT_GRADIENTS = tuple(OutputGradients.__dataclass_fields__)
 _SAVED = _OUTPUTS[_OUTPUTS.index("ptr") :]
-
-NEEDS = {name: 1 << bit for bit, name in enumerate(LayerGradients.__dataclass_fields__)}
-"""Bits of layer_backward's `needs`: the gradients that are wanted."""
 
 
 def _tensors(names: tuple[str, ...]) -> str:
@@ -52,7 +49,7 @@ def layer(*args: Any) -> tuple[Tensor, ...]:
 def _(*args: Any) -> tuple[Tensor, ...]:
     described = Layer.from_arguments(*args)
     out = LayerOutputs.empty(described)
-    steps, batch, width = described.shape
+    steps, batch, _ = described.shape
     like = described.m0
     out.m_last = torch.empty_like(like)
     if described.spec.poles == 2:
@@ -69,13 +66,15 @@ def _(*args: Any) -> tuple[Tensor, ...]:
     out.idx = like.new_empty(spikes, dtype=torch.int32)
     out.val = like.new_empty(values)
     if not described.active_dense:
-        active = sizes.new_dynamic_size()
+        active: Any = sizes.new_dynamic_size()
         out.aptr = like.new_empty(batch * steps + 1, dtype=torch.int64)
         out.aidx = like.new_empty(active, dtype=torch.int32)
         out.au = like.new_empty(active)
     else:
         active = 0
-    out.carrier = like.new_empty(()).expand(described.shape) if described.carrier_dense else like.new_empty(active)
+    out.carrier = (
+        like.new_empty(()).expand(described.shape) if described.carrier_dense else like.new_empty(active)
+    )
     for name in ("sensitivities", "tails", "rptr", "ridx"):
         size = sizes.new_dynamic_size()
         setattr(out, name, getattr(out, name).new_empty(size))
@@ -117,7 +116,9 @@ def _(*args: Any) -> tuple[Tensor, ...]:
         if needs & bit:
             model = shapes.get(name)
             shape = (len(COEFFICIENTS), like.shape[1]) if name == "coefficients" else tuple(model.shape)  # type: ignore[union-attr]
-            setattr(result, name, like.new_empty(shape, dtype=model.dtype if model is not None else like.dtype))
+            setattr(
+                result, name, like.new_empty(shape, dtype=model.dtype if model is not None else like.dtype)
+            )
     return result.flat()
 
 
@@ -145,7 +146,9 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _layer_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     saved = iter(ctx.saved_tensors)
-    inputs = [next(saved) if tensor else plain for tensor, plain in zip(ctx.is_tensor, ctx.plain, strict=True)]
+    inputs = [
+        next(saved) if tensor else plain for tensor, plain in zip(ctx.is_tensor, ctx.plain, strict=True)
+    ]
     wanted = ctx.needs_input_grad
     needs = sum(NEEDS[name] for name, place in _POSITION.items() if wanted[place])
     if any(wanted[place] for place in _COEFFICIENT_POSITIONS):

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from ..errors import ArgumentError, ArgumentTypeError
 from ..neurons import Neuron
-from . import cost
-from .contract import COEFFICIENTS, Layer, LayerOutputs
+from . import backend, cost
+from .contract import COEFFICIENTS, Layer, LayerOutputs, all_active
 from .schema import layer as layer_operator
 from .schema import to_dense
 
@@ -58,7 +58,15 @@ class PackedSpikes:
         """The spikes as `[T, B, N]`, differentiable; computed once."""
         if self._dense is None:
             dense = to_dense(
-                self.carrier, self.ptr, self.idx, self.val, self.aptr, self.aidx, self.steps, self.batch, self.width
+                self.carrier,
+                self.ptr,
+                self.idx,
+                self.val,
+                self.aptr,
+                self.aidx,
+                self.steps,
+                self.batch,
+                self.width,
             )
             self._dense = dense if dense.dtype == self.dtype else dense.to(self.dtype)
         return self._dense
@@ -114,8 +122,16 @@ def run_layer(
         tensor, packed = source.carrier, (source.ptr, source.idx, source.val, source.aptr, source.aidx)
     else:
         tensor = source
-        if tensor.dim() == 2 and weight is not None:
-            # The same input at every step is one product, computed (and differentiated) once.
+        found = None
+        if tensor.dim() == 3 and weight is not None and not tensor.requires_grad:
+            found = backend.compress(tensor.detach())
+        if found is not None:
+            tensor, packed = m0.new_empty(0), (*found, None, None)
+        elif weight is not None and (
+            tensor.dim() == 2 or not spec.fires or all_active(spec, rule.mode, rule.level)
+        ):
+            # A constant input is one product, computed and differentiated once; and where lam is dense anyway, torch's
+            # own matrix products serve the feed.
             tensor, weight, bias = functional.linear(tensor, weight, bias), None, None
     coefficients = neuron.coefficients.tensors()
     differentiable = torch.is_grad_enabled() and any(
@@ -139,10 +155,9 @@ def _describe(layer: Layer, out: LayerOutputs, spike_dtype: torch.dtype) -> Laye
     spikes = None
     if spec.fires:
         listed = not layer.carrier_dense and out.aptr.numel() > 0
+        positions = (out.aptr, out.aidx) if listed else (None, None)
         spikes = PackedSpikes(
-            *(out.carrier, out.ptr, out.idx, out.val),
-            *((out.aptr, out.aidx) if listed else (None, None)),
-            *(steps, batch, width, spike_dtype),
+            out.carrier, out.ptr, out.idx, out.val, *positions, steps, batch, width, dtype=spike_dtype
         )
     dense = out.spikes.to(spike_dtype) if layer.want_spikes and spec.fires else None
     if spikes is not None and dense is not None:
@@ -194,15 +209,21 @@ def _check(
         shape = tuple(source.shape)
     allowed = ((steps, batch, inputs), (batch, inputs))
     if shape not in allowed:
-        raise ArgumentError(f"source has shape {shape}; it must be {allowed[0]} or, constant in time, {allowed[1]}")
+        raise ArgumentError(
+            f"source has shape {shape}; it must be {allowed[0]} or, constant in time, {allowed[1]}"
+        )
     for name, value in zip(COEFFICIENTS, neuron.coefficients.tensors(), strict=True):
         if value.dim() and tuple(value.shape) != (width,):
             raise ArgumentError(f"{name} has shape {tuple(value.shape)}; it must be a scalar or [N={width}]")
     if cuts is not None and (tuple(cuts.shape) != (steps,) or cuts.dtype != torch.uint8):
-        raise ArgumentError(f"cuts has shape {tuple(cuts.shape)}, dtype {cuts.dtype}; it must be uint8 [T={steps}]")
+        raise ArgumentError(
+            f"cuts has shape {tuple(cuts.shape)}, dtype {cuts.dtype}; it must be uint8 [T={steps}]"
+        )
     tensors = [*state, *neuron.coefficients.tensors(), *([] if feed is None else [feed.weight])]
     if not isinstance(source, PackedSpikes):
         tensors.append(source)
     devices = {value.device for value in tensors}
     if len(devices) > 1:
-        raise ArgumentError(f"devices {sorted(map(str, devices))} are mixed; all tensors must be on one device")
+        raise ArgumentError(
+            f"devices {sorted(map(str, devices))} are mixed; all tensors must be on one device"
+        )

@@ -1,0 +1,281 @@
+"""The layer operator on the native CPU kernels (src_cuda/cpu/): addresses in, events out.
+
+Products are done by events where that is cheaper and by torch's matrix product where it is not (cost.py decides). The
+backward pass runs from saved events when the surrogate is sparse; otherwise the kernels recompute the trajectory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..torch_private import address
+from . import cost, events
+from .contract import COEFFICIENTS, NEEDS, Layer, LayerGradients, LayerOutputs, OutputGradients
+from .native_call import Call, by_events, density, describe, dtype_code, module
+
+__all__ = ["backward", "compress", "forms", "forward", "to_dense"]
+
+_CARRIERS = ("membrane", "gain", "synapse")
+_CARRIER_BITS = {name: 1 << bit for bit, name in enumerate(_CARRIERS)}
+
+
+def compress(x: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor] | None:
+    """(ptr, idx, val) of a dense `[T, B, N_in]` input, or None when its density is above `limit`."""
+    codes = {torch.uint8: module().UINT8, torch.bool: module().BOOL}
+    code = codes.get(x.dtype)
+    if code is None:
+        code = dtype_code(x.dtype)
+    if x.shape[-1] > 1 and x.stride(-1) != 1:
+        x = x.contiguous()
+    steps, batch, inputs = x.shape
+    found = module().compress(
+        *(address(x), steps, batch, inputs, x.stride(0), x.stride(1), code),
+        limit=limit,
+        threads=torch.get_num_threads(),
+    )
+    if found is None:
+        return None
+    dtype = x.dtype if x.dtype.is_floating_point else torch.float32
+    ptr, idx = torch.empty(steps * batch + 1, dtype=torch.int64), torch.empty(found.count, dtype=torch.int32)
+    val = torch.empty(0 if found.all_ones else found.count, dtype=dtype)
+    found.write(
+        ptr.data_ptr(), idx.data_ptr(), val.data_ptr() if val.numel() else 0, val_dtype=dtype_code(dtype)
+    )
+    return ptr, idx, val
+
+
+def to_dense(
+    ptr: Tensor, idx: Tensor, val: Tensor, shape: tuple[int, int, int], dtype: torch.dtype
+) -> Tensor:
+    """The events as a dense `[T, B, N]` tensor."""
+    steps, batch, width = shape
+    out = torch.empty(shape, dtype=dtype)
+    val = val.to(dtype)
+    module().scatter(
+        *(address(ptr), address(idx), address(val) if val.numel() else 0, steps, batch, width),
+        *(out.data_ptr(), out.stride(0), out.stride(1), dtype_code(dtype), torch.get_num_threads()),
+    )
+    return out
+
+
+def forward(layer: Layer) -> LayerOutputs:
+    """See `sparse_backend::layer` in schema.py."""
+    native, spec = module(), layer.spec
+    steps, batch, width = layer.shape
+    call = describe(layer, need_input=True)
+    out = LayerOutputs.empty(layer)
+    like = layer.m0
+    call.write("m_last", _set(out, "m_last", torch.empty_like(like)))
+    if spec.poles == 2:
+        call.write("i_last", _set(out, "i_last", torch.empty_like(like)))
+    if layer.want_membrane:
+        call.write_strided("membrane_out", _set(out, "membrane", like.new_empty(layer.shape)))
+    if layer.want_spikes and spec.fires:
+        call.write_strided("spikes", _set(out, "spikes", like.new_empty(layer.shape)))
+    listed = spec.fires and layer.gradient != "none" and not layer.active_dense
+    carriers = _carriers(layer) if listed else 0
+    count = carriers.bit_count()
+    if count:
+        tails = _set(out, "tails", like.new_empty((2, count, batch, width)))
+        call.fields |= {"carrier_m_last": tails[0].data_ptr(), "carrier_i_last": tails[1].data_ptr()}
+    call.fields |= {"want_spikes": spec.fires, "want_active": listed, "carriers": carriers}
+    call.fields["want_resets"] = listed and native.needs_resets(native.layer(**call.fields))
+    result = native.forward(native.layer(**call.fields))
+    if not spec.fires:
+        return out
+    rows = steps * batch + 1
+    out.ptr, out.idx = out.ptr.new_empty(rows), out.idx.new_empty(result.spike_count)
+    if layer.coefficients.graded.dim() or float(layer.coefficients.graded) != 1.0:
+        out.val = out.val.new_empty(result.spike_count)
+    result.write_spikes(out.ptr.data_ptr(), out.idx.data_ptr(), out.val.data_ptr() if out.val.numel() else 0)
+    if listed:
+        active = result.active_count
+        out.aptr, out.aidx, out.au = (
+            out.aptr.new_empty(rows),
+            out.aidx.new_empty(active),
+            out.au.new_empty(active),
+        )
+        if count:
+            out.sensitivities = like.new_empty((active, count))
+        saved = out.sensitivities.data_ptr() if count and active else 0
+        result.write_active(out.aptr.data_ptr(), out.aidx.data_ptr(), out.au.data_ptr(), saved)
+        if call.fields["want_resets"]:
+            out.rptr, out.ridx = out.rptr.new_empty(rows), out.ridx.new_empty(result.reset_count)
+            result.write_resets(out.rptr.data_ptr(), out.ridx.data_ptr())
+    if layer.carrier_dense:
+        out.carrier = like.new_zeros(()).expand(layer.shape)
+    elif listed:
+        out.carrier = like.new_empty(out.aidx.numel())
+        fired = out.au > layer.coefficients.threshold if layer.coefficients.threshold.dim() == 0 else None
+        if fired is None:
+            fired = out.au > layer.coefficients.threshold[out.aidx.long()]
+        graded = layer.coefficients.graded
+        out.carrier = fired.to(like.dtype) * (graded[out.aidx.long()] if graded.dim() else graded)
+    return out
+
+
+def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int) -> LayerGradients:
+    """See `sparse_backend::layer_backward` in schema.py."""
+    native, spec = module(), layer.spec
+    _, batch, width = layer.shape
+    like = layer.m0
+    carriers = _carriers(layer)
+    recompute = layer.active_dense or (carriers != 0 and (not spec.fires or grads.membrane is not None))
+    call = describe(layer, need_input=recompute)
+    g = Call()
+    _pass_output_gradients(g, layer, out, grads, recompute)
+    result = LayerGradients.empty(layer)
+    for name, vector in (("m0", "d_m0"), ("i0", "d_i0")):
+        if needs & NEEDS[name]:
+            g.write(vector, _set(result, name, like.new_zeros((batch, width))))
+    if needs & NEEDS["coefficients"]:
+        rows = _set(result, "coefficients", like.new_zeros((len(COEFFICIENTS), width)))
+        for row, name in zip(rows, COEFFICIENTS, strict=True):
+            if layer.learns(name):
+                g.write(f"d_{name}", row)
+    if not recompute:
+        call.fields["carriers"] = carriers if needs & NEEDS["coefficients"] else 0
+    finish = _request_products(g, call, layer, out, needs, result)
+    run = native.backward_dense if recompute else native.backward
+    run(native.layer(**call.fields), native.gradients(**g.fields))
+    finish()
+    return result
+
+
+def forms(layer: Layer, out: LayerOutputs) -> dict[str, str]:
+    """The form chosen for each product, for reports."""
+    answer = {"scan": "recompute" if layer.active_dense else "events"}
+    if layer.weight is None:
+        return answer | {"feed": "constant" if layer.constant else "current"}
+    answer["feed"] = "events" if by_events(layer) else "gemm"
+    if layer.gradient != "none":
+        answer["weight_gradient"] = _weight_form(layer, out)
+        if layer.packed and layer.source.requires_grad:
+            answer["input_gradient"] = _input_form(layer)
+    return answer
+
+
+def _set(result: Any, name: str, value: Tensor) -> Tensor:
+    setattr(result, name, value)
+    return value
+
+
+def _carriers(layer: Layer) -> int:
+    return sum(bit for name, bit in _CARRIER_BITS.items() if layer.learns(name))
+
+
+def _weight_form(layer: Layer, out: LayerOutputs) -> str:
+    steps, batch, width = layer.shape
+    share = density(layer) if layer.packed else 1.0
+    active = 1.0 if layer.active_dense or not layer.spec.fires else out.aidx.numel() / (steps * batch * width)
+    c = layer.coefficients
+    scalar = all(value.dim() == 0 for value in (c.membrane, c.gain, c.synapse))
+    return cost.weight_gradient_form(share, active, layer.inputs, width, scalar)
+
+
+def _input_form(layer: Layer) -> str:
+    if layer.in_aidx is None:
+        return "gemm"
+    return cost.input_gradient_form(
+        layer.in_aidx.numel() / max(1, layer.steps * layer.m0.shape[0] * layer.inputs)
+    )
+
+
+def _pass_output_gradients(
+    g: Call, layer: Layer, out: LayerOutputs, grads: OutputGradients, recompute: bool
+) -> None:
+    dtype = layer.m0.dtype
+    dense = grads.spikes
+    if grads.carrier is not None and layer.carrier_dense:
+        dense = grads.carrier if dense is None else dense + grads.carrier
+    elif grads.carrier is not None:
+        g.read("g_active", grads.carrier, dtype)
+    g.read_strided("g_spikes", dense, dtype)
+    g.read_strided("g_membrane", grads.membrane, dtype)
+    g.read("g_m_last", grads.m_last, dtype)
+    g.read("g_i_last", grads.i_last, dtype)
+    lists = {"active_ptr": out.aptr, "active_idx": out.aidx, "active_u": out.au}
+    lists |= {"spike_ptr": out.ptr, "spike_idx": out.idx, "reset_ptr": out.rptr, "reset_idx": out.ridx}
+    if not recompute:
+        lists["active_carriers"] = out.sensitivities
+        if out.tails.numel():
+            lists |= {"carrier_m_last": out.tails[0], "carrier_i_last": out.tails[1]}
+    for name, value in lists.items():
+        g.read(name, value)
+
+
+def _request_products(
+    g: Call, call: Call, layer: Layer, out: LayerOutputs, needs: int, result: LayerGradients
+) -> Callable[[], None]:
+    """Ask for dW, db and dx in their cheapest forms; returns what is left to do after the scan."""
+    like, dtype = layer.m0, layer.m0.dtype
+    steps, batch, width = layer.shape
+    wants = {name: bool(needs & bit) for name, bit in NEEDS.items()}
+    if layer.weight is None:
+        return _request_current(g, layer, wants["source"], result)
+    form = _weight_form(layer, out) if wants["weight"] else ""
+    below = _input_form(layer) if wants["source"] and layer.packed else "gemm"
+    if wants["bias"]:
+        g.write("d_bias", _set(result, "bias", like.new_empty(width)))
+    if form in ("spike", "trace"):
+        if not layer.packed:
+            found = compress(layer.source.to(dtype), limit=1.0)
+            assert found is not None
+            for name, value in zip(("in_ptr", "in_idx", "in_val"), found, strict=True):
+                call.read(name, value)
+        g.write("d_weight", _set(result, "weight", like.new_empty((width, layer.inputs))))
+        g.fields["form"] = 1 if form == "spike" else 2
+    low: Tensor | None = None
+    if wants["source"] and below == "sampled":
+        assert layer.in_aidx is not None
+        low = like.new_empty(layer.in_aidx.numel())
+        g.read("low_ptr", layer.in_aptr)
+        g.read("low_idx", layer.in_aidx)
+        g.write("d_low", low)
+    lam: Tensor | None = None
+    if form == "gemm" or (wants["source"] and below == "gemm"):
+        # Batch-major, as events are, so that rows of lam and of the expanded input line up without a copy.
+        lam = like.new_empty((batch, steps, width)).transpose(0, 1)
+        g.write_strided("d_current", lam)
+
+    def finish() -> None:
+        if low is not None:
+            result.source = low.to(layer.source.dtype)
+        if lam is None:
+            return
+        rows = lam.transpose(0, 1).reshape(-1, width)
+        if form == "gemm":
+            result.weight = rows.t() @ layer.dense_input().transpose(0, 1).reshape(rows.shape[0], -1)
+        if wants["source"] and below == "gemm":
+            assert layer.weight is not None
+            dense = (rows @ layer.weight).view(batch, steps, -1).transpose(0, 1)
+            if layer.in_aptr is not None:
+                assert layer.in_aidx is not None
+                dense = events.gather(dense, layer.in_aptr, layer.in_aidx)
+            result.source = dense.to(layer.source.dtype)
+
+    return finish
+
+
+def _request_current(g: Call, layer: Layer, wanted: bool, result: LayerGradients) -> Callable[[], None]:
+    """dL/dI is the gradient itself where no weight stands between."""
+    if not wanted:
+        return lambda: None
+    like = layer.m0
+    if layer.constant:
+        total = g.write("d_current_sum", like.new_empty(like.shape))
+    else:
+        total = g.write_strided("d_current", like.new_empty(layer.shape))
+
+    def finish() -> None:
+        value = total
+        if layer.in_aptr is not None:
+            assert layer.in_aidx is not None
+            value = events.gather(value, layer.in_aptr, layer.in_aidx)
+        result.source = value.to(layer.source.dtype)
+
+    return finish

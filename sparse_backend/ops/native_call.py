@@ -1,0 +1,148 @@
+"""A layer in the terms of the native CPU module: addresses, strides and enumeration codes."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..torch_private import address
+from . import backend, cost
+from .contract import COEFFICIENTS, Layer
+
+__all__ = ["Call", "by_events", "density", "describe", "dtype_code", "module"]
+
+
+@functools.cache
+def module() -> Any:
+    """The native module; only called where `backend` has found it."""
+    return backend.native()
+
+
+def dtype_code(dtype: torch.dtype) -> int:
+    """The native code of float32 or float64."""
+    code: int = {torch.float32: module().FLOAT32, torch.float64: module().FLOAT64}[dtype]
+    return code
+
+
+class Call:
+    """The keyword arguments of one native call, and the tensors that must outlive it."""
+
+    def __init__(self, **fields: Any) -> None:
+        self.fields = fields
+        self._alive: list[Tensor] = []
+
+    def read(self, name: str, value: Tensor | None, dtype: torch.dtype | None = None) -> None:
+        """Pass a contiguous copy-free view of value, of the given dtype."""
+        if value is not None and value.numel():
+            self.fields[name] = address(self._keep(value.to(dtype or value.dtype).contiguous()))
+
+    def read_strided(self, name: str, value: Tensor | None, dtype: torch.dtype) -> None:
+        """Pass a `[T, B, N]` tensor by its address and its time and batch strides."""
+        if value is None:
+            return
+        value = value.to(dtype)
+        if value.shape[-1] > 1 and value.stride(-1) != 1:
+            value = value.contiguous()
+        self._place(name, address(self._keep(value)), value)
+
+    def write(self, name: str, value: Tensor) -> Tensor:
+        self.fields[name] = self._keep(value).data_ptr()
+        return value
+
+    def write_strided(self, name: str, value: Tensor) -> Tensor:
+        self._place(name, self._keep(value).data_ptr(), value)
+        return value
+
+    def _place(self, name: str, where: int, value: Tensor) -> None:
+        prefix = name.removesuffix("_out")
+        self.fields |= {
+            name: where,
+            f"{prefix}_stride_t": value.stride(0),
+            f"{prefix}_stride_b": value.stride(1),
+        }
+
+    def _keep(self, value: Tensor) -> Tensor:
+        self._alive.append(value)
+        return value
+
+
+def density(layer: Layer) -> float:
+    """Fraction of non-zero entries of a packed input."""
+    assert layer.in_idx is not None
+    return layer.in_idx.numel() / max(1, layer.steps * layer.m0.shape[0] * layer.inputs)
+
+
+def by_events(layer: Layer) -> bool:
+    """Whether the feed adds rows of W^T per input event."""
+    return layer.packed and layer.weight is not None and cost.feed_form(density(layer)) == "events"
+
+
+def describe(layer: Layer, need_input: bool) -> Call:
+    """The layer in the terms of the native module; `need_input` when its input current will be evaluated."""
+    native, spec = module(), layer.spec
+    steps, batch, width = layer.shape
+    dtype = layer.m0.dtype
+    numbers = (*spec.surrogate.params, 0.0, 0.0)
+    gradient = layer.gradient
+    if gradient == "sampled" and layer.level <= 0:
+        gradient = "exact"
+    call = Call(
+        dtype=dtype_code(dtype),
+        steps=steps,
+        batch=batch,
+        width=width,
+        inputs=layer.inputs,
+        threads=torch.get_num_threads(),
+        fires=spec.fires,
+        poles=spec.poles,
+        integrator=native.INTEGRATORS[spec.integrator],
+        pre=native.PRES[spec.pre],
+        post=native.POSTS[spec.post],
+        surrogate=native.SURROGATES[spec.surrogate.kind],
+        surrogate_p0=numbers[0],
+        surrogate_p1=numbers[1],
+        surrogate_window=spec.surrogate.window,
+        gradient=native.GRADIENTS[gradient],
+        level=layer.level,
+        key=layer.key & ((1 << 64) - 1),
+    )
+    for name, value in zip(COEFFICIENTS, layer.coefficients.tensors(), strict=True):
+        call.read(name, value, dtype)
+        call.fields[f"{name}_per_neuron"] = value.dim() > 0
+    call.read("m0", layer.m0)
+    call.read("i0", layer.i0)
+    call.read("cuts", layer.cuts)
+    if layer.packed and layer.weight is not None:
+        call.read("in_ptr", layer.in_ptr)
+        call.read("in_idx", layer.in_idx)
+        call.read("in_val", layer.in_val, dtype)
+        call.read("weight_t", _transposed(layer.weight, dtype))
+    if need_input and not by_events(layer):
+        _pass_current(call, layer)
+    elif layer.weight is not None:
+        call.read("bias", layer.bias, dtype)
+    return call
+
+
+def _pass_current(call: Call, layer: Layer) -> None:
+    dtype = layer.m0.dtype
+    if layer.weight is None:
+        current = layer.dense_input()
+    else:
+        current = functional.linear(layer.dense_input(), layer.weight, layer.bias)
+    call.read_strided("current", current, dtype)
+
+
+def _transposed(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    native = module()
+    width, inputs = weight.shape
+    source = weight.to(dtype).contiguous()
+    out = torch.empty(inputs, native.padded_width(width), dtype=dtype)
+    native.transpose_weight(
+        *(address(source), out.data_ptr(), width, inputs, inputs, dtype_code(dtype), torch.get_num_threads())
+    )
+    return out

@@ -1,0 +1,164 @@
+"""Every private torch API that this package uses, each with a documented fallback.
+
+Nothing else in the package may touch `torch._C` or another underscored name of torch. What is missing in a torch version
+degrades to a slower or more cautious public equivalent, never to a different result.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "address",
+    "in_clean_thread",
+    "invisible_to_dynamo",
+    "lazy_clone",
+    "modes_matter",
+    "patch_function_apply",
+    "without_torch_function",
+    "wrap",
+]
+
+R = TypeVar("R")
+
+_data_address: Callable[[Tensor], int] | None = getattr(torch._C, "_data_address", None)
+_lazy_clone: Callable[[Tensor], Tensor] | None = getattr(torch, "_lazy_clone", None)
+
+wrap: Callable[[type[Tensor], Tensor], Any] = torch.Tensor._make_subclass
+"""`wrap(cls, data)`: a `cls` over the memory of `data`. As old as torch.nn.Parameter, which is made with it."""
+
+without_torch_function = torch._C.DisableTorchFunctionSubclass
+"""Context in which tensor subclasses are treated as plain tensors; documented for `__torch_function__` implementations."""
+
+
+def address(tensor: Tensor) -> int:
+    """The address of the tensor's first element, without forcing a copy-on-write alias to become a copy.
+
+    Fallback: `data_ptr()`, which does force the copy; only `lazy_clone` makes such aliases, and it is then off as well.
+    """
+    if _data_address is None:
+        return tensor.data_ptr()
+    return _data_address(tensor)
+
+
+def lazy_clone(tensor: Tensor) -> Tensor:
+    """A differentiable clone that shares memory until either side is written to.
+
+    Fallback: `clone()`, for memory that others can write to behind torch's back (numpy, shared memory) or where torch
+    has no copy-on-write.
+    """
+    if _lazy_clone is None or _data_address is None:
+        return tensor.clone()
+    # Tensor.numpy() and from_numpy() mark the storage so: whoever holds the array writes without telling torch.
+    if not tensor.untyped_storage().resizable():
+        return tensor.clone()
+    try:
+        return _lazy_clone(tensor)
+    except (RuntimeError, NotImplementedError):
+        return tensor.clone()
+
+
+
+_function_modes: Callable[[], int] = getattr(torch._C, "_len_torch_function_stack", lambda: 1)
+_dispatch_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+_functorch: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+_autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
+_anomaly: Callable[[], bool] = torch.is_anomaly_enabled
+_tracing: Callable[[], Any] = getattr(torch._C, "_get_tracing_state", torch.jit.is_tracing)
+_saved_hooks: Callable[[bool], Any] = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: True)
+_compiling: Callable[[], bool] = torch.compiler.is_compiling
+
+
+def modes_matter() -> bool:
+    """Whether a mode is on under which an operation must run when and where it is called (about 0.6 us).
+
+    Function and dispatch modes, functorch transforms, autocast, anomaly detection, tracing, saved-tensor hooks.
+    Fallback: a mode that this torch cannot report counts as on, so that nothing is ever deferred.
+    """
+    return bool(
+        _dispatch_modes()
+        or _functorch()
+        or _autocast()
+        or _anomaly()
+        or _tracing() is not None
+        or _saved_hooks(True) is not None
+        or _compiling()
+        or (_function_modes() and not _only_device_modes())
+    )
+
+
+def _only_device_modes() -> bool:
+    """Whether all function modes are those of `torch.set_default_device`, which do not change what is recorded."""
+    stack = getattr(torch.overrides, "_get_current_function_mode_stack", None)
+    if stack is None:
+        return False
+    return all(type(mode).__name__ == "DeviceContext" for mode in stack())
+
+
+def in_clean_thread(function: Callable[[], R], grad: bool, inference: bool) -> R:
+    """Run `function` in a thread of its own, and wait for it.
+
+    Modes, hooks, autocast, functorch levels and the "below autograd" state of `__torch_dispatch__` are all thread-local:
+    a fresh thread is the one place where none of them is set, whatever a torch version adds to the list.
+    """
+    result: list[R] = []
+    failure: list[BaseException] = []
+    device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+    stream = torch.cuda.current_stream() if device is not None else None
+
+    def body() -> None:
+        try:
+            with torch.inference_mode(inference), torch.set_grad_enabled(grad):
+                if stream is None:
+                    result.append(function())
+                else:
+                    with torch.cuda.stream(stream):
+                        result.append(function())
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=body, name="sparse_backend-flush")
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return result[0]
+
+
+def invisible_to_dynamo(function: Callable[..., R]) -> Callable[..., R]:
+    """Ask torch.compile not to trace into `function`, without importing torch._dynamo (a second and more).
+
+    This is the attribute that `torch.compiler.disable` sets. Fallback: where dynamo ignores it, it traces.
+    """
+    function._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return function
+
+
+def patch_function_apply(resolve: Callable[[Any], Any]) -> bool:
+    """Make every `torch.autograd.Function.apply` see resolved arguments.
+
+    `apply` never calls `__torch_function__`, but it passes its arguments through `unwrap_dead_wrappers`. Returns whether
+    the patch is in place. Fallback: deferred tensors then reach `__torch_dispatch__`, which raises DeferredEscapeError
+    where a gradient would be lost.
+    """
+    try:
+        from torch._functorch import utils
+    except ImportError:
+        return False
+    original = getattr(utils, "unwrap_dead_wrappers", None)
+    if original is None:
+        return False
+    if getattr(original, "resolves_deferred", False):
+        return True
+
+    def unwrap_dead_wrappers(args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return original(tuple(map(resolve, args)))
+
+    unwrap_dead_wrappers.resolves_deferred = True  # type: ignore[attr-defined]
+    utils.unwrap_dead_wrappers = unwrap_dead_wrappers
+    return True
