@@ -1,0 +1,190 @@
+// Python module sparse_backend._cpu: addresses and sizes in, nothing of torch inside.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <utility>
+
+#include "cpu/dispatch.hpp"
+#include "cpu/layer.hpp"
+#include "cpu/view.hpp"
+
+namespace py = pybind11;
+using namespace sparse_backend;
+
+namespace {
+
+// Builds an argument object from keywords; an unknown name raises AttributeError.
+template <class T> py::object from_keywords(const py::kwargs& fields) {
+    py::object object = py::cast(T());
+    for (const auto& field : fields) py::setattr(object, field.first, field.second);
+    return object;
+}
+
+template <auto member> void coefficient(py::class_<Layer>& type, const std::string& name) {
+    type.def_property(
+        name.c_str(), [](const Layer& layer) { return (layer.*member).address; },
+        [](Layer& layer, int64_t address) { (layer.*member).address = address; });
+    type.def_property(
+        (name + "_per_neuron").c_str(), [](const Layer& layer) { return (layer.*member).per_neuron; },
+        [](Layer& layer, bool per_neuron) { (layer.*member).per_neuron = per_neuron; });
+}
+
+template <class To, class From> void convert(const EventPieces& events, To* out) {
+    for (const EventPieces::Piece& piece : events.pieces) {
+        const From* values = reinterpret_cast<const From*>(piece.values.data());
+        out = std::copy(values, values + piece.idx.size(), out);
+    }
+}
+
+template <class To> void write_converted(const Compressed& result, int64_t out) {
+    if (result.value_dtype == float64)
+        convert<To, double>(result.events, writable<To>(out));
+    else
+        convert<To, float>(result.events, writable<To>(out));
+}
+
+template <class Real> void write_graded(const ForwardResult& result, Real* out) {
+    for (const EventPieces::Piece& piece : result.spikes.pieces)
+        for (const int32_t j : piece.idx) *out++ = Real(result.graded[size_t(j)]);
+}
+
+void write_list(const EventPieces& events, int64_t ptr, int64_t idx) {
+    if (ptr) events.write_ptr(writable<int64_t>(ptr));
+    if (idx) events.write_idx(writable<int32_t>(idx));
+}
+
+void bind_layer(py::module_& m) {
+    py::class_<Layer> type(m, "Layer", "Arguments of forward and backward; addresses are integers, 0 is absent.");
+    type.def(py::init<>());
+#define FIELD(name) type.def_readwrite(#name, &Layer::name)
+    FIELD(dtype), FIELD(steps), FIELD(batch), FIELD(width), FIELD(inputs), FIELD(threads);
+    FIELD(current), FIELD(current_stride_t), FIELD(current_stride_b);
+    FIELD(in_ptr), FIELD(in_idx), FIELD(in_val), FIELD(weight_t), FIELD(bias);
+    FIELD(m0), FIELD(i0), FIELD(cuts), FIELD(integrator), FIELD(poles), FIELD(pre), FIELD(post), FIELD(fires);
+    FIELD(surrogate), FIELD(surrogate_p0), FIELD(surrogate_p1), FIELD(surrogate_window);
+    FIELD(gradient), FIELD(level), FIELD(key), FIELD(active_includes_spikes);
+    FIELD(want_spikes), FIELD(want_active), FIELD(want_resets), FIELD(carriers);
+    FIELD(spikes), FIELD(spikes_stride_t), FIELD(spikes_stride_b);
+    FIELD(membrane_out), FIELD(membrane_stride_t), FIELD(membrane_stride_b);
+    FIELD(m_last), FIELD(i_last), FIELD(carrier_m_last), FIELD(carrier_i_last);
+#undef FIELD
+    coefficient<&Layer::membrane>(type, "membrane");
+    coefficient<&Layer::gain>(type, "gain");
+    coefficient<&Layer::synapse>(type, "synapse");
+    coefficient<&Layer::leak>(type, "leak");
+    coefficient<&Layer::threshold>(type, "threshold");
+    coefficient<&Layer::reset>(type, "reset");
+    coefficient<&Layer::graded>(type, "graded");
+    m.def("layer", [](const py::kwargs& fields) { return from_keywords<Layer>(fields); });
+}
+
+void bind_gradients(py::module_& m) {
+    py::class_<Gradients> type(m, "Gradients", "What reaches a layer's outputs, and where its gradients go.");
+    type.def(py::init<>());
+#define FIELD(name) type.def_readwrite(#name, &Gradients::name)
+    FIELD(active_ptr), FIELD(active_idx), FIELD(active_u), FIELD(active_carriers);
+    FIELD(spike_ptr), FIELD(spike_idx), FIELD(reset_ptr), FIELD(reset_idx);
+    FIELD(g_active), FIELD(g_spikes), FIELD(g_spikes_stride_t), FIELD(g_spikes_stride_b);
+    FIELD(g_membrane), FIELD(g_membrane_stride_t), FIELD(g_membrane_stride_b), FIELD(g_m_last), FIELD(g_i_last);
+    FIELD(low_ptr), FIELD(low_idx), FIELD(d_low), FIELD(d_weight), FIELD(d_bias);
+    FIELD(d_current), FIELD(d_current_stride_t), FIELD(d_current_stride_b), FIELD(d_current_sum);
+    FIELD(d_membrane), FIELD(d_gain), FIELD(d_synapse), FIELD(d_leak), FIELD(d_threshold), FIELD(d_reset);
+    FIELD(d_graded), FIELD(d_m0), FIELD(d_i0);
+#undef FIELD
+    m.def("gradients", [](const py::kwargs& fields) { return from_keywords<Gradients>(fields); });
+}
+
+void bind_results(py::module_& m) {
+    py::class_<ForwardResult>(m, "Forward", "Events of a forward scan, waiting to be written into tensors.")
+        .def_property_readonly("spike_count", [](const ForwardResult& r) { return r.spikes.count; })
+        .def_property_readonly("active_count", [](const ForwardResult& r) { return r.active.count; })
+        .def_property_readonly("reset_count", [](const ForwardResult& r) { return r.resets.count; })
+        .def(
+            "write_spikes",
+            [](const ForwardResult& r, int64_t ptr, int64_t idx, int64_t val) {
+                write_list(r.spikes, ptr, idx);
+                if (val && r.dtype == float64) write_graded(r, writable<double>(val));
+                if (val && r.dtype == float32) write_graded(r, writable<float>(val));
+            },
+            py::arg("ptr"), py::arg("idx"), py::arg("val") = 0, py::call_guard<py::gil_scoped_release>())
+        .def(
+            "write_active",
+            [](const ForwardResult& r, int64_t ptr, int64_t idx, int64_t u, int64_t carriers) {
+                write_list(r.active, ptr, idx);
+                if (u) r.active.write_values(writable<char>(u));
+                if (carriers) r.active.write_extras(writable<char>(carriers));
+            },
+            py::arg("ptr"), py::arg("idx"), py::arg("u") = 0, py::arg("carriers") = 0,
+            py::call_guard<py::gil_scoped_release>())
+        .def(
+            "write_resets", [](const ForwardResult& r, int64_t ptr, int64_t idx) { write_list(r.resets, ptr, idx); },
+            py::arg("ptr"), py::arg("idx"), py::call_guard<py::gil_scoped_release>());
+    py::class_<Compressed>(m, "Events", "Non-zero entries of a dense tensor, waiting to be written.")
+        .def_property_readonly("count", [](const Compressed& r) { return r.events.count; })
+        .def_readonly("all_ones", &Compressed::all_ones)
+        .def_property_readonly("density",
+                               [](const Compressed& r) { return double(r.events.count) / double(r.entries); })
+        .def(
+            "write",
+            [](const Compressed& r, int64_t ptr, int64_t idx, int64_t val, int val_dtype) {
+                write_list(r.events, ptr, idx);
+                if (val && val_dtype == float64) write_converted<double>(r, val);
+                if (val && val_dtype == float32) write_converted<float>(r, val);
+            },
+            py::arg("ptr"), py::arg("idx"), py::arg("val") = 0, py::arg("val_dtype") = int(float32),
+            py::call_guard<py::gil_scoped_release>());
+}
+
+py::dict names(std::initializer_list<const char*> list) {
+    py::dict table;
+    int value = 0;
+    for (const char* name : list) table[name] = value++;
+    return table;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, m) {
+    m.doc() = "CPU kernels of sparse_backend; sizes and addresses in, no torch memory allocated.";
+    m.attr("FLOAT32") = int(float32);
+    m.attr("FLOAT64") = int(float64);
+    m.attr("UINT8") = int(uint8);
+    m.attr("BOOL") = int(boolean);
+    m.attr("INTEGRATORS") = names({"decay", "euler"});
+    m.attr("PRES") = names({"none", "subtract", "cut_leak", "wipe"});
+    m.attr("POSTS") = names({"none", "subtract", "zero", "value", "subtract_all"});
+    m.attr("SURROGATES") = names({"zero", "atan", "fast_sigmoid", "sigmoid", "triangular", "straight_through", "sfs",
+                                  "triangle", "tanh", "circ", "heavi_erfc"});
+    m.attr("GRADIENTS") = names({"none", "exact", "window", "sampled"});
+    m.attr("MEMBRANE") = int(carrier_membrane);
+    m.attr("GAIN") = int(carrier_gain);
+    m.attr("SYNAPSE") = int(carrier_synapse);
+    m.def("isa", &current_isa);
+    m.def("isas", &available_isas);
+    m.def("set_isa", &force_isa, py::arg("name"));
+    m.def("padded_width", &padded_width, py::arg("width"));
+    bind_layer(m);
+    bind_gradients(m);
+    bind_results(m);
+    const py::call_guard<py::gil_scoped_release> released;
+    m.def("needs_resets", &needs_resets, py::arg("layer"));
+    m.def("forward", &run_forward, py::arg("layer"), released);
+    m.def(
+        "backward", [](const Layer& layer, const Gradients& g) { run_backward(layer, g, false); }, py::arg("layer"),
+        py::arg("gradients"), released);
+    m.def(
+        "backward_dense", [](const Layer& layer, const Gradients& g) { run_backward(layer, g, true); },
+        py::arg("layer"), py::arg("gradients"), released);
+    m.def("compress", &run_compress, py::arg("x"), py::arg("steps"), py::arg("batch"), py::arg("inputs"),
+          py::arg("stride_t"), py::arg("stride_b"), py::arg("dtype"), py::arg("limit") = 1.0, py::arg("threads") = 1,
+          released);
+    m.def("transpose_weight", &run_transpose, py::arg("src"), py::arg("dst"), py::arg("width"), py::arg("inputs"),
+          py::arg("src_stride"), py::arg("dtype"), py::arg("threads") = 1, released);
+    m.def("scatter", &run_scatter, py::arg("ptr"), py::arg("idx"), py::arg("val"), py::arg("steps"), py::arg("batch"),
+          py::arg("width"), py::arg("out"), py::arg("stride_t"), py::arg("stride_b"), py::arg("dtype"),
+          py::arg("threads") = 1, released);
+    m.def("gather", &run_gather, py::arg("ptr"), py::arg("idx"), py::arg("steps"), py::arg("batch"), py::arg("src"),
+          py::arg("stride_t"), py::arg("stride_b"), py::arg("out"), py::arg("dtype"), py::arg("threads") = 1, released);
+}

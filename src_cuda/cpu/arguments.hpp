@@ -1,0 +1,140 @@
+// Plain data passed from the drivers (compiled once) to the kernels (compiled per instruction set).
+//
+// No member functions and no std types: code emitted by the kernels' translation units must not be shared.
+//
+// Rows are batch-major, row = b * steps + t. "Padded" arrays have `padded` entries per row, a multiple of
+// 16, whose tail past `width` is harmless (zero state, threshold 1), so that loops need no remainder.
+#pragma once
+
+#include <stdint.h>
+
+#include "../common/spec.hpp"
+
+namespace sparse_backend {
+
+template <class Real> struct CoefficientRows {  // padded rows, one entry per neuron
+    const Real *membrane, *gain, *synapse, *leak, *threshold, *reset, *graded;
+};
+
+template <class Real> struct EventList {
+    const int64_t* ptr;  // [rows + 1], or null when the list is absent
+    const int32_t* idx;
+    const Real* val;  // null: every value is one
+};
+
+template <class Real> struct Strided {  // [T, B, N] with a contiguous last axis; null data: absent
+    Real* data;
+    int64_t stride_t, stride_b;
+};
+
+template <class Real> struct LayerView {
+    int64_t steps, batch, width, padded, inputs;
+    Strided<const Real> current;  // absent: the input is the event list times weight_t, plus bias
+    EventList<Real> input;
+    const Real* weight_t;  // [inputs, padded]
+    const Real* bias;      // padded row
+    CoefficientRows<Real> coefficients;
+    const Real *m0, *i0;  // [B, N] or null for zeros
+    const uint8_t* cuts;  // [T] or null
+    Integrator integrator;
+    int poles;
+    Pre pre;
+    Post post;
+    Surrogate surrogate;
+    double surrogate_p0, surrogate_p1, surrogate_window;
+    Gradient gradient;
+    double level;
+    uint64_t key;
+    bool active_includes_spikes;
+    bool want_spikes, want_active, want_resets;
+    int carriers;  // bits of Carrier
+    int carrier_count;
+    Strided<Real> spikes, membrane_out;
+    Real *m_last, *i_last, *carrier_m_last, *carrier_i_last;
+};
+
+// A growing list of events; the driver owns the memory and makes room for a whole row at a time.
+struct EventSink {
+    int32_t* idx;
+    int64_t count, capacity;
+    int64_t* row_counts;  // [rows]
+};
+
+// One thread's progress through one batch element of the forward scan.
+template <class Real> struct ForwardCursor {
+    int64_t b, t;
+    Real *m, *i;                      // padded state rows
+    Real *current, *u, *x, *sigma;  // padded scratch rows
+    Real* sum;                      // accumulators of the systematic sampling
+    Real *m_prev, *i_prev;            // previous state, kept for the carriers
+    Real *carrier_m, *carrier_i, *carrier_u;  // [carrier_count, padded]
+    uint8_t *spiked, *active, *resets;        // padded to 64 bytes
+    EventSink spike_sink, active_sink, reset_sink;
+    Real* active_u;         // [active_sink.capacity]
+    Real* active_carriers;  // [active_sink.capacity, carrier_count]
+};
+
+// What arrives from outside, and where the results go, in both reverse scans.
+template <class Real> struct GradientView {
+    EventList<Real> active;  // positions of g_active, u and carriers
+    const Real* active_u;
+    const Real* active_carriers;  // [P, carrier_count]
+    EventList<Real> spikes, resets;
+    const Real* g_active;
+    Strided<const Real> g_spikes, g_membrane;
+    const Real *g_m_last, *g_i_last;  // [B, N]
+    EventList<Real> low;              // positions below where the input gradient is wanted
+    Real* d_low;
+    Strided<Real> d_current;
+    Real* d_current_sum;  // [B, N]
+    Real *d_m0, *d_i0;    // [B, N]
+    bool want_weight, want_bias;
+    bool want_membrane, want_gain, want_synapse, want_leak, want_threshold, want_reset, want_graded;
+};
+
+// Sums of one slot (a fixed range of the batch), added up in slot order by the driver.
+template <class Real> struct SlotSums {
+    Real* weight_t;  // [inputs, padded] or null
+    Real* bias;      // padded rows from here on
+    Real *membrane, *gain, *synapse, *leak, *threshold, *reset, *graded;
+};
+
+// One thread's scratch for the reverse scans; padded rows unless said otherwise.
+template <class Real> struct ReverseScratch {
+    Real* decay;  // factor of the membrane from step to step
+    Real *mu, *carry, *lambda, *eta, *l, *spike, *g_z, *g_m, *g_i, *current_sum;
+    Real *spiked_l, *reset_l;
+    Real *entry_x, *entry_sigma;  // [largest number of active entries of a batch element]
+    Real* entry_add;              // what each active entry of a step adds
+    int32_t* first_reset;         // neurons reset by the initial state
+    int64_t first_reset_count;
+    // Dense scan only: the recomputed trajectory of one batch element, [T, padded].
+    Real *u, *m, *i_new;
+    Real* sigma;  // [T, padded] when sampled, else one row
+    ForwardCursor<Real> forward;
+};
+
+// The kernels of one instruction set and one precision.
+template <class Real> struct Kernels {
+    // Advances the cursor until the sequence ends or a sink has no room for one more row.
+    bool (*forward)(const LayerView<Real>&, ForwardCursor<Real>&);
+    void (*sparse_reverse)(const LayerView<Real>&, const GradientView<Real>&, const SlotSums<Real>&,
+                           ReverseScratch<Real>&, int64_t b);
+    void (*dense_reverse)(const LayerView<Real>&, const GradientView<Real>&, const SlotSums<Real>&,
+                          ReverseScratch<Real>&, int64_t b);
+    bool (*is_supported)(Integrator, int poles, Pre, Post);
+    // Non-zero entries of one row: writes indices and values, returns their number; clears *all_ones.
+    int64_t (*compress_row)(const Real* x, const Real* next, int64_t n, int32_t* idx, Real* val, bool* all_ones);
+    void (*transpose)(const Real* source, int64_t source_stride, int64_t rows, int64_t columns, Real* target,
+                      int64_t target_stride, int64_t filled);
+    void (*add_rows)(Real* target, const Real* source, int64_t n);
+};
+
+struct KernelSet {
+    Kernels<float> float32;
+    Kernels<double> float64;
+    int64_t (*compress_bytes)(const uint8_t* x, const uint8_t* next, int64_t n, int32_t* idx, float* val,
+                              bool* all_ones);
+};
+
+}  // namespace sparse_backend

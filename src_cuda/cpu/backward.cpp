@@ -1,0 +1,168 @@
+// Driver of the reverse scans: a fixed number of slots, each a contiguous range of the batch with its own
+// sums, added up in slot order. The number depends on sizes only, so results do not depend on threads.
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+#include "dispatch.hpp"
+#include "scratch.hpp"
+
+namespace sparse_backend {
+namespace {
+
+void require(bool condition, const char* message) {
+    if (!condition) throw std::invalid_argument(message);
+}
+
+void check_gradients(const Layer& layer, const Gradients& g, bool dense) {
+    require(!g.d_weight || (layer.in_ptr && layer.weight_t),
+            "d_weight: needs the input as events; with a dense input take d_current and multiply outside");
+    require(!g.d_low || (g.low_ptr && g.low_idx && layer.weight_t), "d_low: needs low_ptr, low_idx and weight_t");
+    require(!g.g_active || (g.active_ptr && g.active_idx), "g_active: needs active_ptr and active_idx");
+    if (dense) return;
+    require(!g.active_ptr || (g.active_idx && g.active_u), "active_ptr: needs active_idx and active_u");
+    require(!g.g_spikes || g.active_ptr || layer.gradient == int(Gradient::none),
+            "g_spikes: needs the active entries (active_ptr) in the sparse scan");
+    const bool resets = layer.pre || layer.post;
+    require(!resets || (g.spike_ptr && g.spike_idx), "spike_ptr: this neuron resets, its spikes are needed");
+    require(!needs_resets(layer) || (g.reset_ptr && g.reset_idx), "reset_ptr: this neuron needs its saved resets");
+    const int wanted = (g.d_membrane ? carrier_membrane : 0) | (g.d_gain ? carrier_gain : 0) |
+                       (g.d_synapse ? carrier_synapse : 0);
+    if (!wanted) return;
+    require(!(wanted & ~layer.carriers), "d_membrane, d_gain, d_synapse: their bits must be set in layer.carriers");
+    require(!g.g_membrane, "d_membrane, d_gain, d_synapse: not available with g_membrane; use backward_dense");
+    require(!g.active_ptr || g.active_carriers, "d_membrane, d_gain, d_synapse: need active_carriers");
+    require(!g.g_m_last || layer.carrier_m_last, "g_m_last: needs layer.carrier_m_last with learnable coefficients");
+    require(!g.g_i_last || layer.poles == 1 || layer.carrier_i_last,
+            "g_i_last: needs layer.carrier_i_last with learnable coefficients");
+}
+
+template <class Real> GradientView<Real> gradient_view(const Gradients& g) {
+    GradientView<Real> view = {};
+    view.active = {address<int64_t>(g.active_ptr), address<int32_t>(g.active_idx), nullptr};
+    view.active_u = address<Real>(g.active_u);
+    view.active_carriers = address<Real>(g.active_carriers);
+    view.spikes = {address<int64_t>(g.spike_ptr), address<int32_t>(g.spike_idx), nullptr};
+    view.resets = {address<int64_t>(g.reset_ptr), address<int32_t>(g.reset_idx), nullptr};
+    view.g_active = address<Real>(g.g_active);
+    view.g_spikes = {address<Real>(g.g_spikes), g.g_spikes_stride_t, g.g_spikes_stride_b};
+    view.g_membrane = {address<Real>(g.g_membrane), g.g_membrane_stride_t, g.g_membrane_stride_b};
+    view.g_m_last = address<Real>(g.g_m_last);
+    view.g_i_last = address<Real>(g.g_i_last);
+    if (g.d_low) view.low = {address<int64_t>(g.low_ptr), address<int32_t>(g.low_idx), nullptr};
+    view.d_low = writable<Real>(g.d_low);
+    view.d_current = {writable<Real>(g.d_current), g.d_current_stride_t, g.d_current_stride_b};
+    view.d_current_sum = writable<Real>(g.d_current_sum);
+    view.d_m0 = writable<Real>(g.d_m0);
+    view.d_i0 = writable<Real>(g.d_i0);
+    view.want_weight = g.d_weight;
+    view.want_bias = g.d_bias;
+    view.want_membrane = g.d_membrane;
+    view.want_gain = g.d_gain;
+    view.want_synapse = g.d_synapse;
+    view.want_leak = g.d_leak;
+    view.want_threshold = g.d_threshold;
+    view.want_reset = g.d_reset;
+    view.want_graded = g.d_graded;
+    return view;
+}
+
+// A slot costs clearing and adding up one dW; it has to be paid for by the events it takes.
+template <class Real> int64_t slot_count(const LayerView<Real>& view, bool want_weight) {
+    if (!want_weight) return std::min<int64_t>(view.batch, 16);
+    const int64_t events = view.input.ptr[view.batch * view.steps];
+    return std::min(view.batch, std::clamp<int64_t>(events / (48 * view.inputs), 4, 64));
+}
+
+// The sums of all slots; row k of a slot's small sums belongs to output k of small_outputs.
+template <class Real> class Slots {
+  public:
+    static constexpr int small = 8;
+
+    Slots(const LayerView<Real>& view, int64_t count, bool want_weight)
+        : count_(count), padded_(view.padded), weight_size_(want_weight ? view.inputs * view.padded : 0),
+          rows_(count * small, view.padded), weights_(count * weight_size_), first_row_(rows_.take(0)) {}
+
+    SlotSums<Real> slot(int64_t s) const {
+        Real* r = first_row_ + s * small * padded_;
+        const int64_t n = padded_;
+        return {weight_size_ ? weight(s) : nullptr, r, r + n, r + 2 * n, r + 3 * n, r + 4 * n, r + 5 * n, r + 6 * n,
+                r + 7 * n};
+    }
+    Real* weight(int64_t s) const { return weights_.get() + s * weight_size_; }
+    void clear_weight(int64_t s) const { std::fill(weight(s), weight(s) + weight_size_, Real(0)); }
+    int64_t count() const { return count_; }
+
+    // Sum over slots of small row k, entry j.
+    Real total(int k, int64_t j) const {
+        double sum = 0;
+        for (int64_t s = 0; s < count_; ++s) sum += double(first_row_[(s * small + k) * padded_ + j]);
+        return Real(sum);
+    }
+
+  private:
+    int64_t count_, padded_, weight_size_;
+    Rows<Real> rows_;
+    Buffer<Real> weights_;
+    Real* first_row_;
+};
+
+template <class Real>
+void write_weight(const LayerView<Real>& view, const Slots<Real>& slots, Real* d_weight, int64_t threads) {
+    constexpr int64_t block = 32;
+    const int64_t n = view.padded, blocks = (view.inputs + block - 1) / block;
+    const Kernels<Real>& kernel = kernels_for<Real>();
+#pragma omp parallel for schedule(static) num_threads(int(threads))
+    for (int64_t k = 0; k < blocks; ++k) {
+        const int64_t from = k * block, rows = std::min(block, view.inputs - from);
+        Real* sum = slots.weight(0) + from * n;
+        for (int64_t s = 1; s < slots.count(); ++s) kernel.add_rows(sum, slots.weight(s) + from * n, rows * n);
+        kernel.transpose(sum, n, rows, view.width, d_weight + from, view.inputs, rows);
+    }
+}
+
+template <class Real> void backward_typed(const Layer& layer, const Gradients& gradients, bool dense) {
+    const TypedLayer<Real> typed(layer);
+    const LayerView<Real>& view = typed.view;
+    check_gradients(layer, gradients, dense);
+    const GradientView<Real> grads = gradient_view<Real>(gradients);
+    const Slots<Real> slots(view, slot_count(view, grads.want_weight), grads.want_weight);
+    const Kernels<Real>& kernel = kernels_for<Real>();
+    const auto reverse = dense ? kernel.dense_reverse : kernel.sparse_reverse;
+    const int64_t threads = std::min(layer.threads, slots.count());
+    ParallelErrors errors;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(int(threads))
+    for (int64_t s = 0; s < slots.count(); ++s)
+        errors.guard([&] {
+            ReverseMemory<Real> memory(view, grads, typed.decay(), dense);
+            if (grads.want_weight) slots.clear_weight(s);
+            const int64_t to = view.batch * (s + 1) / slots.count();
+            for (int64_t b = view.batch * s / slots.count(); b < to; ++b)
+                reverse(view, grads, slots.slot(s), memory.scratch, b);
+        });
+    errors.rethrow();
+    if (grads.want_weight) write_weight(view, slots, writable<Real>(gradients.d_weight), layer.threads);
+    const int64_t outputs[Slots<Real>::small] = {gradients.d_bias,      gradients.d_membrane, gradients.d_gain,
+                                                 gradients.d_synapse,   gradients.d_leak,     gradients.d_threshold,
+                                                 gradients.d_reset,     gradients.d_graded};
+    constexpr int leak = 4;
+    for (int k = 0; k < Slots<Real>::small; ++k) {
+        if (!outputs[k]) continue;
+        // Only euler neurons have a leak; it enters w with factor a.
+        const bool scaled = k == leak, unused = scaled && view.integrator == Integrator::decay;
+        for (int64_t j = 0; j < view.width; ++j)
+            writable<Real>(outputs[k])[j] =
+                unused ? Real(0) : slots.total(k, j) * (scaled ? view.coefficients.membrane[j] : Real(1));
+    }
+}
+
+}  // namespace
+
+void run_backward(const Layer& layer, const Gradients& gradients, bool dense) {
+    if (layer.dtype == float64)
+        backward_typed<double>(layer, gradients, dense);
+    else
+        backward_typed<float>(layer, gradients, dense);
+}
+
+}  // namespace sparse_backend

@@ -1,0 +1,140 @@
+// Reverse scan with sigma' at every entry: the trajectory is recomputed, then one fused pass per step.
+//
+// Cost per time step: the forward step again (reading u back from memory would cost more than computing
+// it), about five passes over the row in reverse, and the products of products.hpp. Scratch per thread:
+// two to four [T, N] arrays of one batch element, which stay in L2.
+#pragma once
+
+#include "sparse_scan.hpp"
+
+namespace sparse_backend {
+namespace SPARSE_BACKEND_VARIANT {
+
+template <class Real> SB_INLINE bool needs_current(const GradientView<Real>& grads) {
+    return grads.want_membrane || grads.want_gain || grads.want_synapse;
+}
+
+template <class Real>
+void recompute(const LayerView<Real>& layer, const GradientView<Real>& grads, const StepTable<Real>& table,
+               ReverseScratch<Real>& scratch, int64_t b) {
+    const int64_t n = layer.padded;
+    const SigmaRule<Real> rule = sigma_rule(layer);
+    ForwardCursor<Real>& cursor = scratch.forward;
+    start_state(layer, b, cursor.m, cursor.i);
+    if (layer.gradient == Gradient::sampled) start_sampling(layer, b, cursor.sum);
+    for (int64_t t = 0; t < layer.steps; ++t) {
+        Real* u = scratch.u + t * n;
+        input_row(layer, b, t, t == 0, cursor.current);
+        if (needs_current(grads))
+            table.current(layer.coefficients, n, cursor.current, cursor.m, cursor.i, scratch.i_new + t * n);
+        table.step(layer.coefficients, n, cursor.current, cursor.m, cursor.i, u, cursor.spiked);
+        if (layer.post != Post::none) store_row(scratch.m + t * n, cursor.m, n);
+        if (layer.gradient == Gradient::sampled)
+            sigma_row(rule, n, u, layer.coefficients.threshold, cursor.x, cursor.sum, scratch.sigma + t * n);
+    }
+}
+
+// Rows of the trajectory around one step.
+template <class Real> struct Around {
+    const Real *u, *m, *m_prev, *i_new, *i_prev;
+};
+
+template <class Real>
+void coefficient_sums(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& sums,
+                      const ReverseScratch<Real>& scratch, const Around<Real>& at) {
+    const int64_t n = layer.padded;
+    const CoefficientRows<Real>& c = layer.coefficients;
+    const bool euler = layer.integrator == Integrator::euler, two_poles = layer.poles == 2;
+    const Real *SB_RESTRICT mu = scratch.mu, *SB_RESTRICT l = scratch.l, *SB_RESTRICT theta = c.threshold;
+    const auto reset_at = [&](int64_t j) { return at.m_prev[j] > theta[j] ? Real(1) : Real(0); };
+    const auto spike_at = [&](int64_t j) { return at.u[j] > theta[j] ? Real(1) : Real(0); };
+    if (grads.want_membrane && euler)
+        for (int64_t j = 0; j < n; ++j) sums.membrane[j] += mu[j] * ((c.leak[j] - at.m_prev[j]) + at.i_new[j]);
+    else if (grads.want_membrane && layer.pre == Pre::cut_leak)
+        for (int64_t j = 0; j < n; ++j) sums.membrane[j] += mu[j] * ((Real(1) - reset_at(j)) * at.m_prev[j]);
+    else if (grads.want_membrane)
+        for (int64_t j = 0; j < n; ++j) sums.membrane[j] += mu[j] * at.m_prev[j];
+    if (grads.want_gain && !euler)
+        for (int64_t j = 0; j < n; ++j) sums.gain[j] += mu[j] * at.i_new[j];
+    if (grads.want_synapse && two_poles && euler)
+        for (int64_t j = 0; j < n; ++j) sums.synapse[j] -= scratch.eta[j] * at.i_new[j];
+    if (grads.want_synapse && two_poles && !euler)
+        for (int64_t j = 0; j < n; ++j) sums.synapse[j] += scratch.lambda[j] * at.i_prev[j];
+    if (grads.want_leak) add_row(sums.leak, mu, n);
+    if (grads.want_threshold) {
+        for (int64_t j = 0; j < n; ++j) sums.threshold[j] -= scratch.spike[j];
+        if (layer.pre == Pre::subtract)
+            for (int64_t j = 0; j < n; ++j) sums.threshold[j] -= reset_at(j) * mu[j];
+        if (layer.post == Post::subtract)
+            for (int64_t j = 0; j < n; ++j) sums.threshold[j] -= (spike_at(j) - reset_at(j)) * l[j];
+        if (layer.post == Post::subtract_all)
+            for (int64_t j = 0; j < n; ++j) sums.threshold[j] -= spike_at(j) * l[j];
+    }
+    if (grads.want_reset && layer.post == Post::value)
+        for (int64_t j = 0; j < n; ++j) sums.reset[j] += spike_at(j) * l[j];
+    if (grads.want_graded)
+        for (int64_t j = 0; j < n; ++j) sums.graded[j] += spike_at(j) * scratch.g_z[j];
+}
+
+// Gradients from outside on z[t], m[t] and i[t] as padded rows.
+template <class Real>
+void outer_gradients(const LayerView<Real>& layer, const GradientView<Real>& grads,
+                     ReverseScratch<Real>& scratch, int64_t b, int64_t t) {
+    const int64_t n = layer.padded, width = layer.width, row = b * layer.steps + t;
+    const auto load = [&](Real* to, const Strided<const Real>& from) {
+        if (from.data)
+            load_row(to, from.data + t * from.stride_t + b * from.stride_b, width, n);
+        else
+            fill_row(to, n, Real(0));
+    };
+    load(scratch.g_z, grads.g_spikes);
+    load(scratch.g_m, grads.g_membrane);
+    if (grads.g_active)
+        for (int64_t e = grads.active.ptr[row]; e < grads.active.ptr[row + 1]; ++e)
+            scratch.g_z[grads.active.idx[e]] += grads.g_active[e];
+    const bool last = t == layer.steps - 1;
+    if (last && grads.g_m_last) add_row(scratch.g_m, grads.g_m_last + b * width, width);
+    fill_row(scratch.g_i, n, Real(0));
+    if (last && grads.g_i_last && layer.poles == 2) add_row(scratch.g_i, grads.g_i_last + b * width, width);
+}
+
+template <class Real>
+void dense_reverse(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& sums,
+                   ReverseScratch<Real>& scratch, int64_t b) {
+    const int64_t n = layer.padded, steps = layer.steps;
+    const StepTable<Real> table = find_step<Real>(layer.integrator, layer.poles, layer.pre, layer.post);
+    const SigmaRule<Real> rule = sigma_rule(layer);
+    ForwardCursor<Real>& cursor = scratch.forward;
+    recompute(layer, grads, table, scratch, b);
+    start_state(layer, b, cursor.m, cursor.i);
+    const Real* m_rows = layer.post == Post::none ? scratch.u : scratch.m;
+    fill_row(scratch.mu, n, Real(0));
+    fill_row(scratch.carry, n, Real(0));
+    fill_row(scratch.current_sum, n, Real(0));
+    for (int64_t t = steps - 1; t >= 0; --t) {
+        if (layer.cuts && t + 1 < steps && layer.cuts[t + 1]) {
+            fill_row(scratch.mu, n, Real(0));
+            fill_row(scratch.carry, n, Real(0));
+        }
+        const Around<Real> at = {scratch.u + t * n, m_rows + t * n, t ? m_rows + (t - 1) * n : cursor.m,
+                                 scratch.i_new + t * n, t ? scratch.i_new + (t - 1) * n : cursor.i};
+        outer_gradients(layer, grads, scratch, b, t);
+        Real* sigma = scratch.sigma;
+        if (layer.gradient == Gradient::sampled)
+            sigma += t * n;
+        else if (layer.gradient == Gradient::none)
+            fill_row(sigma, n, Real(0));
+        else
+            sigma_row(rule, n, at.u, layer.coefficients.threshold, cursor.x, cursor.sum, sigma);
+        table.reverse(layer.coefficients, n,
+                      {at.u, at.m_prev, at.m, sigma, scratch.g_z, scratch.g_m, scratch.g_i, scratch.mu,
+                       scratch.carry, scratch.lambda, scratch.l, scratch.spike, scratch.eta});
+        coefficient_sums(layer, grads, sums, scratch, at);
+        add_products(layer, grads, sums, scratch, b, t, scratch.lambda);
+    }
+    initial_gradients(layer, grads, scratch, b);
+    if (grads.d_current_sum) store_row(grads.d_current_sum + b * layer.width, scratch.current_sum, layer.width);
+}
+
+}  // namespace SPARSE_BACKEND_VARIANT
+}  // namespace sparse_backend

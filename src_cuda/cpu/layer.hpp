@@ -1,0 +1,100 @@
+// The untyped arguments of the Python binding, and the drivers that run the kernels over the batch.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "arguments.hpp"
+
+namespace sparse_backend {
+
+enum DType : int { float32 = 0, float64 = 1, uint8 = 2, boolean = 3 };
+
+constexpr int64_t padded_width(int64_t n) { return (n + 15) / 16 * 16; }
+
+// Addresses are integers (0: absent); field names are those that Python sets.
+struct Coefficient {
+    int64_t address = 0;
+    bool per_neuron = false;
+};
+
+struct Layer {
+    int dtype = float32;
+    int64_t steps = 0, batch = 0, width = 0, inputs = 0, threads = 1;
+    int64_t current = 0, current_stride_t = 0, current_stride_b = 0;
+    int64_t in_ptr = 0, in_idx = 0, in_val = 0, weight_t = 0, bias = 0;
+    Coefficient membrane, gain, synapse, leak, threshold, reset, graded;
+    int64_t m0 = 0, i0 = 0, cuts = 0;
+    int integrator = 0, poles = 1, pre = 0, post = 0;
+    bool fires = true;
+    int surrogate = 0;
+    double surrogate_p0 = 0, surrogate_p1 = 0, surrogate_window = std::numeric_limits<double>::infinity();
+    int gradient = 0;
+    double level = 0;
+    int64_t key = 0;
+    bool active_includes_spikes = false, want_spikes = false, want_active = false, want_resets = false;
+    int carriers = 0;
+    int64_t spikes = 0, spikes_stride_t = 0, spikes_stride_b = 0;
+    int64_t membrane_out = 0, membrane_stride_t = 0, membrane_stride_b = 0;
+    int64_t m_last = 0, i_last = 0, carrier_m_last = 0, carrier_i_last = 0;
+};
+
+struct Gradients {
+    int64_t active_ptr = 0, active_idx = 0, active_u = 0, active_carriers = 0;
+    int64_t spike_ptr = 0, spike_idx = 0, reset_ptr = 0, reset_idx = 0;
+    int64_t g_active = 0, g_spikes = 0, g_spikes_stride_t = 0, g_spikes_stride_b = 0;
+    int64_t g_membrane = 0, g_membrane_stride_t = 0, g_membrane_stride_b = 0, g_m_last = 0, g_i_last = 0;
+    int64_t low_ptr = 0, low_idx = 0, d_low = 0;
+    int64_t d_weight = 0, d_bias = 0, d_current = 0, d_current_stride_t = 0, d_current_stride_b = 0;
+    int64_t d_current_sum = 0, d_m0 = 0, d_i0 = 0;
+    int64_t d_membrane = 0, d_gain = 0, d_synapse = 0, d_leak = 0, d_threshold = 0, d_reset = 0, d_graded = 0;
+};
+
+// A list of events in pieces, one per range of rows, in row order.
+struct EventPieces {
+    struct Piece {
+        std::vector<int32_t> idx;
+        std::vector<char> values, extras;  // value_size and extra_size bytes per event
+    };
+    std::vector<Piece> pieces;
+    std::vector<int64_t> row_counts;
+    int64_t count = 0;
+
+    void write_ptr(int64_t* ptr) const;
+    void write_idx(int32_t* idx) const;
+    void write_values(void* values) const;
+    void write_extras(void* extras) const;
+};
+
+struct ForwardResult {
+    int dtype = float32;
+    EventPieces spikes, resets;
+    EventPieces active;  // values: u; extras: the carriers of the entry
+    std::vector<double> graded;  // value of a spike, per neuron
+};
+
+struct Compressed {
+    EventPieces events;  // values: the non-zero entries
+    int value_dtype = float32;  // of the values; float32 for byte inputs
+    bool all_ones = true;
+    int64_t entries = 0;  // of the dense input
+};
+
+bool needs_resets(const Layer& layer);
+std::unique_ptr<ForwardResult> run_forward(const Layer& layer);
+// Sparse (from saved events) or dense (recomputing the trajectory) reverse scan.
+void run_backward(const Layer& layer, const Gradients& gradients, bool dense);
+// Null when more than limit of the entries are non-zero.
+std::unique_ptr<Compressed> run_compress(int64_t x, int64_t steps, int64_t batch, int64_t inputs, int64_t stride_t,
+                                         int64_t stride_b, int dtype, double limit, int64_t threads);
+void run_transpose(int64_t source, int64_t target, int64_t rows, int64_t columns, int64_t source_stride, int dtype,
+                   int64_t threads);
+void run_scatter(int64_t ptr, int64_t idx, int64_t val, int64_t steps, int64_t batch, int64_t width, int64_t out,
+                 int64_t stride_t, int64_t stride_b, int dtype, int64_t threads);
+void run_gather(int64_t ptr, int64_t idx, int64_t steps, int64_t batch, int64_t source, int64_t stride_t,
+                int64_t stride_b, int64_t out, int dtype, int64_t threads);
+
+}  // namespace sparse_backend

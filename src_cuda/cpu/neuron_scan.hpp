@@ -1,0 +1,152 @@
+// Forward scan of one batch element: feed, neuron step, and the events it leaves.
+//
+// Cost per time step: nnz(x[t]) rows of W^T added (event input) or one row read (dense current), one pass
+// of the step, one pass of the surrogate when active entries are wanted, and work per event. The state
+// stays in L1; nothing of size T x N is written unless dense outputs are asked for.
+#pragma once
+
+#include "step_rows.hpp"
+#include "surrogate_rows.hpp"
+
+namespace sparse_backend {
+namespace SPARSE_BACKEND_VARIANT {
+
+// State at the start of batch element b.
+template <class Real> void start_state(const LayerView<Real>& layer, int64_t b, Real* m, Real* i) {
+    const int64_t n = layer.padded, width = layer.width;
+    fill_row(m, n, Real(0));
+    fill_row(i, n, Real(0));
+    if (layer.m0) load_row(m, layer.m0 + b * width, width, n);
+    if (layer.i0 && layer.poles == 2) load_row(i, layer.i0 + b * width, width, n);
+}
+
+// The synaptic input of (b, t) as a padded row. A constant current is read at the first call only.
+template <class Real>
+SB_INLINE void input_row(const LayerView<Real>& layer, int64_t b, int64_t t, bool first, Real* current) {
+    if (!layer.current.data)
+        gather_current(current, layer, b * layer.steps + t);
+    else if (first || layer.current.stride_t != 0)
+        load_row(current, layer.current.data + t * layer.current.stride_t + b * layer.current.stride_b,
+                 layer.width, layer.padded);
+}
+
+SB_INLINE bool has_room(const EventSink& sink, int64_t width) { return sink.capacity - sink.count >= width; }
+
+SB_INLINE void append(EventSink& sink, const uint8_t* mask, int64_t n, int64_t row) {
+    const int64_t added = extract(mask, n, sink.idx + sink.count);
+    sink.row_counts[row] = added;
+    sink.count += added;
+}
+
+template <class Real>
+void append_active(const LayerView<Real>& layer, ForwardCursor<Real>& cursor, int64_t row) {
+    const int64_t n = layer.padded;
+    const Real* SB_RESTRICT sigma = cursor.sigma;
+    uint8_t* SB_RESTRICT active = cursor.active;
+    for (int64_t j = 0; j < n; ++j) active[j] = sigma[j] != Real(0) ? 1 : 0;
+    if (layer.active_includes_spikes)
+        for (int64_t j = 0; j < n; ++j) active[j] |= cursor.spiked[j];
+    for (int64_t j = layer.width; j < n; ++j) active[j] = 0;
+    const int64_t from = cursor.active_sink.count;
+    append(cursor.active_sink, active, n, row);
+    const int32_t* idx = cursor.active_sink.idx;
+    for (int64_t e = from; e < cursor.active_sink.count; ++e) {
+        // An infinite u marks an entry that is listed for its spike only: its surrogate value is zero.
+        cursor.active_u[e] = sigma[idx[e]] != Real(0) ? cursor.u[idx[e]] : Real(__builtin_inf());
+        for (int k = 0; k < layer.carrier_count; ++k)
+            cursor.active_carriers[e * layer.carrier_count + k] = cursor.carrier_u[k * n + idx[e]];
+    }
+}
+
+template <class Real>
+void advance_carriers(const LayerView<Real>& layer, const StepTable<Real>& table, ForwardCursor<Real>& cursor) {
+    const int64_t n = layer.padded;
+    const bool detached = layer.cuts && layer.cuts[cursor.t];
+    int64_t k = 0;
+    for (int bit = 0; bit < 3; ++bit) {
+        const Carrier parameter = Carrier(1 << bit);
+        if (!(layer.carriers & parameter)) continue;
+        Real *m = cursor.carrier_m + k * n, *i = cursor.carrier_i + k * n;
+        if (detached) {
+            fill_row(m, n, Real(0));
+            fill_row(i, n, Real(0));
+        }
+        table.carrier(layer.coefficients, parameter, n, cursor.current, cursor.m_prev, cursor.i_prev, m, i,
+                      cursor.carrier_u + k * n);
+        ++k;
+    }
+}
+
+template <class Real> void start_element(const LayerView<Real>& layer, ForwardCursor<Real>& cursor) {
+    start_state(layer, cursor.b, cursor.m, cursor.i);
+    fill_row(cursor.carrier_m, layer.carrier_count * layer.padded, Real(0));
+    fill_row(cursor.carrier_i, layer.carrier_count * layer.padded, Real(0));
+    if (layer.gradient == Gradient::sampled) start_sampling(layer, cursor.b, cursor.sum);
+}
+
+template <class Real> void finish_element(const LayerView<Real>& layer, const ForwardCursor<Real>& cursor) {
+    const int64_t width = layer.width, at = cursor.b * width;
+    if (layer.m_last) store_row(layer.m_last + at, cursor.m, width);
+    if (layer.i_last && layer.poles == 2) store_row(layer.i_last + at, cursor.i, width);
+    for (int64_t k = 0; k < layer.carrier_count; ++k) {
+        const int64_t to = k * layer.batch * width + at, from = k * layer.padded;
+        if (layer.carrier_m_last) store_row(layer.carrier_m_last + to, cursor.carrier_m + from, width);
+        if (layer.carrier_i_last) store_row(layer.carrier_i_last + to, cursor.carrier_i + from, width);
+    }
+}
+
+template <class Real>
+void write_dense(const LayerView<Real>& layer, const ForwardCursor<Real>& cursor) {
+    const int64_t b = cursor.b, t = cursor.t, width = layer.width;
+    if (layer.spikes.data) {
+        Real* SB_RESTRICT z = layer.spikes.data + t * layer.spikes.stride_t + b * layer.spikes.stride_b;
+        const Real* SB_RESTRICT graded = layer.coefficients.graded;
+        const uint8_t* SB_RESTRICT spiked = cursor.spiked;
+        for (int64_t j = 0; j < width; ++j) z[j] = spiked[j] ? graded[j] : Real(0);
+    }
+    if (layer.membrane_out.data)
+        store_row(layer.membrane_out.data + t * layer.membrane_out.stride_t + b * layer.membrane_out.stride_b,
+                  cursor.m, width);
+}
+
+template <class Real> bool forward_scan(const LayerView<Real>& layer, ForwardCursor<Real>& cursor) {
+    const StepTable<Real> table = find_step<Real>(layer.integrator, layer.poles, layer.pre, layer.post);
+    const SigmaRule<Real> rule = sigma_rule(layer);
+    const int64_t n = layer.padded, width = layer.width;
+    const Real* SB_RESTRICT threshold = layer.coefficients.threshold;
+    bool first = true;
+    if (cursor.t == 0) start_element(layer, cursor);
+    for (; cursor.t < layer.steps; ++cursor.t) {
+        if ((layer.want_spikes && !has_room(cursor.spike_sink, width)) ||
+            (layer.want_active && !has_room(cursor.active_sink, width)) ||
+            (layer.want_resets && !has_room(cursor.reset_sink, width)))
+            return false;
+        const int64_t row = cursor.b * layer.steps + cursor.t;
+        input_row(layer, cursor.b, cursor.t, first, cursor.current);
+        first = false;
+        if (layer.want_resets) {
+            for (int64_t j = 0; j < n; ++j) cursor.resets[j] = cursor.m[j] > threshold[j] ? 1 : 0;
+            append(cursor.reset_sink, cursor.resets, n, row);
+        }
+        if (layer.carrier_count) {
+            store_row(cursor.m_prev, cursor.m, n);
+            store_row(cursor.i_prev, cursor.i, n);
+        }
+        table.step(layer.coefficients, n, cursor.current, cursor.m, cursor.i, cursor.u, cursor.spiked);
+        if (layer.carrier_count) advance_carriers(layer, table, cursor);
+        if (layer.want_spikes) append(cursor.spike_sink, cursor.spiked, n, row);
+        if (layer.want_active) {
+            if (layer.gradient == Gradient::none)
+                fill_row(cursor.sigma, n, Real(0));
+            else
+                sigma_row(rule, n, cursor.u, threshold, cursor.x, cursor.sum, cursor.sigma);
+            append_active(layer, cursor, row);
+        }
+        write_dense(layer, cursor);
+    }
+    finish_element(layer, cursor);
+    return true;
+}
+
+}  // namespace SPARSE_BACKEND_VARIANT
+}  // namespace sparse_backend

@@ -1,0 +1,82 @@
+// Scratch memory of one thread, laid out once per call.
+#pragma once
+
+#include "buffer.hpp"
+#include "view.hpp"
+
+namespace sparse_backend {
+
+// Rows of a forward scan: state, step scratch, byte masks and carriers.
+template <class Real> class ForwardScratch {
+  public:
+    explicit ForwardScratch(const LayerView<Real>& view)
+        : rows_(9 + 3 * view.carrier_count, view.padded), masks_(3, (view.padded + 63) / 64 * 64), cursor() {
+        for (Real** row : {&cursor.m, &cursor.i, &cursor.current, &cursor.u, &cursor.x, &cursor.sigma, &cursor.sum,
+                           &cursor.m_prev, &cursor.i_prev})
+            *row = rows_.take();
+        cursor.carrier_m = rows_.take(view.carrier_count);
+        cursor.carrier_i = rows_.take(view.carrier_count);
+        cursor.carrier_u = rows_.take(view.carrier_count);
+        cursor.spiked = masks_.take();
+        cursor.active = masks_.take();
+        cursor.resets = masks_.take();
+    }
+
+  private:
+    Rows<Real> rows_;
+    Rows<uint8_t> masks_;
+
+  public:
+    ForwardCursor<Real> cursor;
+};
+
+// Rows of a reverse scan; the dense one also holds the trajectory of a batch element.
+template <class Real> class ReverseMemory {
+  public:
+    ReverseMemory(const LayerView<Real>& view, const GradientView<Real>& grads, const Real* decay, bool dense)
+        : forward_(view), rows_(13, view.padded), entries_(2 * largest_element(view, grads)),
+          first_reset_(view.padded), scratch() {
+        scratch.decay = const_cast<Real*>(decay);
+        for (Real** row : {&scratch.mu, &scratch.carry, &scratch.lambda, &scratch.eta, &scratch.l, &scratch.spike,
+                           &scratch.g_z, &scratch.g_m, &scratch.g_i, &scratch.current_sum, &scratch.spiked_l,
+                           &scratch.reset_l, &scratch.entry_add})
+            *row = rows_.take();
+        scratch.entry_x = entries_.get();
+        scratch.entry_sigma = entries_.get() + largest_element(view, grads);
+        scratch.first_reset = first_reset_.get();
+        scratch.forward = forward_.cursor;
+        if (dense) lay_trajectory(view, grads);
+    }
+
+  private:
+    static int64_t largest_element(const LayerView<Real>& view, const GradientView<Real>& grads) {
+        int64_t largest = 0;
+        for (int64_t b = 0; grads.active.ptr && b < view.batch; ++b)
+            largest = std::max(largest, grads.active.ptr[(b + 1) * view.steps] - grads.active.ptr[b * view.steps]);
+        return largest;
+    }
+
+    void lay_trajectory(const LayerView<Real>& view, const GradientView<Real>& grads) {
+        const bool sampled = view.gradient == Gradient::sampled, carries = view.post != Post::none;
+        const bool current = grads.want_membrane || grads.want_gain || grads.want_synapse;
+        const int64_t size = view.steps * view.padded;
+        trajectory_.reserve((1 + carries + current + sampled) * size + view.padded);
+        Real* next = trajectory_.get();
+        scratch.u = next;
+        scratch.m = carries ? next += size : scratch.u;
+        // Without coefficient gradients i' is never read; u stands in for the address.
+        scratch.i_new = current ? next += size : scratch.u;
+        scratch.sigma = next + size;
+    }
+
+    ForwardScratch<Real> forward_;
+    Rows<Real> rows_;
+    Buffer<Real> entries_;
+    Buffer<int32_t> first_reset_;
+    Buffer<Real> trajectory_;
+
+  public:
+    ReverseScratch<Real> scratch;
+};
+
+}  // namespace sparse_backend

@@ -1,0 +1,250 @@
+// Reverse scan by innovations: between events every adjoint only decays.
+//
+// Cost per time step: one multiply of the row (the decay), the products of products.hpp, and work per
+// event: active entries (the surrogate), spiked entries and resets (where the carried state was cut).
+// Nothing of size T x N is read, except a gradient on the membrane or the spikes that arrives dense.
+#pragma once
+
+#include "neuron_scan.hpp"
+#include "products.hpp"
+
+namespace sparse_backend {
+namespace SPARSE_BACKEND_VARIANT {
+
+struct Entries {
+    const int32_t* idx;
+    int64_t count;
+};
+
+template <class Real> SB_INLINE Entries entries_of(const EventList<Real>& list, int64_t row) {
+    if (!list.ptr) return {nullptr, 0};
+    return {list.idx + list.ptr[row], list.ptr[row + 1] - list.ptr[row]};
+}
+
+// Neurons whose membrane is above threshold before the first step: r[0].
+template <class Real> int64_t first_resets(const LayerView<Real>& layer, int64_t b, int32_t* idx) {
+    int64_t count = 0;
+    for (int64_t j = 0; j < layer.width; ++j) {
+        const Real m = layer.m0 ? layer.m0[b * layer.width + j] : Real(0);
+        if (m > layer.coefficients.threshold[j]) idx[count++] = int32_t(j);
+    }
+    return count;
+}
+
+// r[t]: with nothing done to m after a spike it is the spikes of t - 1, else it was saved.
+template <class Real>
+SB_INLINE Entries resets_at(const LayerView<Real>& layer, const GradientView<Real>& grads,
+                            const ReverseScratch<Real>& scratch, int64_t b, int64_t t) {
+    const int64_t row = b * layer.steps + t;
+    if (layer.post == Post::subtract || layer.post == Post::zero) return entries_of(grads.resets, row);
+    if (layer.pre == Pre::none) return {nullptr, 0};
+    if (t == 0) return {scratch.first_reset, scratch.first_reset_count};
+    return entries_of(grads.spikes, row - 1);
+}
+
+// Surrogate values of all active entries of a batch element in one vectorised pass.
+template <class Real>
+void entry_sigmas(const LayerView<Real>& layer, const GradientView<Real>& grads, ReverseScratch<Real>& scratch,
+                  int64_t begin, int64_t end) {
+    const SigmaRule<Real> rule = sigma_rule(layer);
+    Real *SB_RESTRICT x = scratch.entry_x, *SB_RESTRICT sigma = scratch.entry_sigma;
+    const int64_t count = end - begin;
+    for (int64_t e = 0; e < count; ++e)
+        x[e] = grads.active_u[begin + e] - layer.coefficients.threshold[grads.active.idx[begin + e]];
+    rule.derivative(x, count, rule.constants, rule.window, sigma);
+    for (int64_t e = 0; e < count; ++e) {
+        const Real value = active_value(rule.gradient, rule.level, sigma[e], x[e]);
+        sigma[e] = absolute(x[e]) < Real(__builtin_inf()) ? value : Real(0);
+    }
+}
+
+template <class Real> SB_INLINE Real jump_of(const LayerView<Real>& layer, int64_t j, Real u) {
+    switch (layer.post) {
+    case Post::subtract:
+    case Post::subtract_all: return -layer.coefficients.threshold[j];
+    case Post::zero: return -u;
+    case Post::value: return layer.coefficients.reset[j] - u;
+    case Post::none: break;
+    }
+    return Real(0);
+}
+
+// Position of a parameter among the carriers that were asked for.
+SB_INLINE int carrier_index(int carriers, Carrier parameter) {
+    return __builtin_popcount(unsigned(carriers) & (unsigned(parameter) - 1));
+}
+
+// sigma' S of the active entries of one step into entry_add, and the parameter sums that read it.
+template <class Real>
+void active_entries(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& sums,
+                    ReverseScratch<Real>& scratch, int64_t b, int64_t t, Entries active, int64_t first_entry) {
+    const Real* g_spikes =
+        grads.g_spikes.data ? grads.g_spikes.data + t * grads.g_spikes.stride_t + b * grads.g_spikes.stride_b
+                            : nullptr;
+    const int64_t begin = active.count ? active.idx - grads.active.idx : 0;
+    for (int64_t k = 0; k < active.count; ++k) {
+        const int64_t j = active.idx[k], e = begin + k;
+        const Real g_packed = grads.g_active ? grads.g_active[e] : Real(0);
+        const Real sigma = scratch.entry_sigma[e - first_entry];
+        Real add = Real(0);
+        if (sigma != Real(0)) {
+            const Real g_z = g_packed + (g_spikes ? g_spikes[j] : Real(0));
+            const Real S = layer.coefficients.graded[j] * g_z + jump_of(layer, j, grads.active_u[e]) * scratch.l[j];
+            add = sigma * S;
+        }
+        scratch.entry_add[k] = add;
+        if (grads.want_threshold) sums.threshold[j] -= add;
+        if (grads.want_graded && grads.active_u[e] > layer.coefficients.threshold[j]) sums.graded[j] += g_packed;
+        const Real* carrier = grads.active_carriers + e * layer.carrier_count;
+        if (grads.want_membrane) sums.membrane[j] += add * carrier[0];
+        if (grads.want_gain) sums.gain[j] += add * carrier[carrier_index(layer.carriers, carrier_gain)];
+        if (grads.want_synapse) sums.synapse[j] += add * carrier[carrier_index(layer.carriers, carrier_synapse)];
+    }
+}
+
+// Applies A = dm/du at spiked and reset entries; l is the adjoint of m on entry.
+template <class Real>
+void through_reset(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& sums,
+                   ReverseScratch<Real>& scratch, Entries spiked, Entries resets) {
+    Real* SB_RESTRICT l = scratch.l;
+    if (grads.want_reset && layer.post == Post::value)
+        for (int64_t k = 0; k < spiked.count; ++k) sums.reset[spiked.idx[k]] += l[spiked.idx[k]];
+    if (grads.want_threshold && (layer.post == Post::subtract || layer.post == Post::subtract_all))
+        for (int64_t k = 0; k < spiked.count; ++k) sums.threshold[spiked.idx[k]] -= l[spiked.idx[k]];
+    if (grads.want_threshold && layer.post == Post::subtract)
+        for (int64_t k = 0; k < resets.count; ++k) sums.threshold[resets.idx[k]] += l[resets.idx[k]];
+    if (layer.post == Post::value) {
+        for (int64_t k = 0; k < spiked.count; ++k) l[spiked.idx[k]] = Real(0);
+    } else if (layer.post == Post::zero) {
+        // An entry may be in both lists; both corrections refer to the untouched l.
+        for (int64_t k = 0; k < spiked.count; ++k) scratch.spiked_l[k] = l[spiked.idx[k]];
+        for (int64_t k = 0; k < resets.count; ++k) scratch.reset_l[k] = l[resets.idx[k]];
+        for (int64_t k = 0; k < spiked.count; ++k) l[spiked.idx[k]] -= scratch.spiked_l[k];
+        for (int64_t k = 0; k < resets.count; ++k) l[resets.idx[k]] += scratch.reset_l[k];
+    }
+}
+
+// l = adjoint of m[t] from step t + 1 and from outside.
+template <class Real>
+void membrane_adjoint(const LayerView<Real>& layer, const GradientView<Real>& grads,
+                      ReverseScratch<Real>& scratch, int64_t b, int64_t t, bool alive) {
+    const int64_t n = layer.padded, width = layer.width;
+    Real* SB_RESTRICT l = scratch.l;
+    const Real *SB_RESTRICT mu = scratch.mu, *SB_RESTRICT decay = scratch.decay;
+    if (alive) {
+        for (int64_t j = 0; j < n; ++j) l[j] = decay[j] * mu[j];
+        if (layer.pre == Pre::cut_leak) {
+            const Entries next = resets_at(layer, grads, scratch, b, t + 1);
+            for (int64_t k = 0; k < next.count; ++k) l[next.idx[k]] = Real(0);
+        }
+    } else {
+        fill_row(l, n, Real(0));
+    }
+    if (t == layer.steps - 1 && grads.g_m_last) add_row(l, grads.g_m_last + b * width, width);
+    if (grads.g_membrane.data)
+        add_row(l, grads.g_membrane.data + t * grads.g_membrane.stride_t + b * grads.g_membrane.stride_b, width);
+}
+
+// lambda from mu, and the adjoint carried to the synaptic state of t - 1.
+template <class Real>
+void current_adjoint(const LayerView<Real>& layer, const GradientView<Real>& grads, ReverseScratch<Real>& scratch,
+                     int64_t b, int64_t t, bool alive) {
+    const int64_t n = layer.padded;
+    const bool euler = layer.integrator == Integrator::euler;
+    const Real* SB_RESTRICT factor = euler ? layer.coefficients.membrane : layer.coefficients.gain;
+    const Real *SB_RESTRICT mu = scratch.mu, *SB_RESTRICT synapse = layer.coefficients.synapse;
+    Real *SB_RESTRICT lambda = scratch.lambda, *SB_RESTRICT carry = scratch.carry;
+    if (layer.poles == 1) {
+        for (int64_t j = 0; j < n; ++j) lambda[j] = factor[j] * mu[j];
+        return;
+    }
+    if (!alive) fill_row(carry, n, Real(0));
+    if (t == layer.steps - 1 && grads.g_i_last) add_row(carry, grads.g_i_last + b * layer.width, layer.width);
+    if (euler) {
+        for (int64_t j = 0; j < n; ++j) {
+            lambda[j] = factor[j] * mu[j] + (Real(1) - synapse[j]) * carry[j];
+            carry[j] = lambda[j];
+        }
+    } else {
+        for (int64_t j = 0; j < n; ++j) {
+            lambda[j] = factor[j] * mu[j] + carry[j];
+            carry[j] = synapse[j] * lambda[j];
+        }
+    }
+}
+
+// Final-state gradients meet the carriers' final values.
+template <class Real>
+void carrier_tails(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& sums,
+                   int64_t b) {
+    const int64_t width = layer.width;
+    const bool wanted[] = {grads.want_membrane, grads.want_gain, grads.want_synapse};
+    Real* targets[] = {sums.membrane, sums.gain, sums.synapse};
+    for (int p = 0; p < 3; ++p) {
+        if (!wanted[p]) continue;
+        const int64_t k = carrier_index(layer.carriers, Carrier(1 << p));
+        const int64_t at = (k * layer.batch + b) * width;
+        if (grads.g_m_last)
+            for (int64_t j = 0; j < width; ++j)
+                targets[p][j] += grads.g_m_last[b * width + j] * layer.carrier_m_last[at + j];
+        if (grads.g_i_last && layer.poles == 2)
+            for (int64_t j = 0; j < width; ++j)
+                targets[p][j] += grads.g_i_last[b * width + j] * layer.carrier_i_last[at + j];
+    }
+}
+
+// Gradient of the initial state; mu and carry are those of step 0.
+template <class Real>
+void initial_gradients(const LayerView<Real>& layer, const GradientView<Real>& grads,
+                       const ReverseScratch<Real>& scratch, int64_t b) {
+    const int64_t width = layer.width;
+    const bool detached = layer.cuts && layer.cuts[0];
+    for (int64_t j = 0; grads.d_m0 && j < width; ++j) {
+        const Real m = layer.m0 ? layer.m0[b * width + j] : Real(0);
+        const bool cut = layer.pre == Pre::cut_leak && m > layer.coefficients.threshold[j];
+        grads.d_m0[b * width + j] = detached || cut ? Real(0) : scratch.decay[j] * scratch.mu[j];
+    }
+    for (int64_t j = 0; grads.d_i0 && j < width; ++j)
+        grads.d_i0[b * width + j] = detached || layer.poles == 1 ? Real(0) : scratch.carry[j];
+}
+
+template <class Real>
+void sparse_reverse(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& sums,
+                    ReverseScratch<Real>& scratch, int64_t b) {
+    const int64_t n = layer.padded, steps = layer.steps, row0 = b * steps;
+    const int64_t first_entry = grads.active.ptr ? grads.active.ptr[row0] : 0;
+    if (grads.active.ptr) entry_sigmas(layer, grads, scratch, first_entry, grads.active.ptr[row0 + steps]);
+    scratch.first_reset_count = first_resets(layer, b, scratch.first_reset);
+    fill_row(scratch.mu, n, Real(0));
+    fill_row(scratch.carry, n, Real(0));
+    fill_row(scratch.current_sum, n, Real(0));
+    for (int64_t t = steps - 1; t >= 0; --t) {
+        const bool alive = t + 1 < steps && !(layer.cuts && layer.cuts[t + 1]);
+        const Entries active = entries_of(grads.active, row0 + t), spiked = entries_of(grads.spikes, row0 + t);
+        const Entries resets = resets_at(layer, grads, scratch, b, t);
+        membrane_adjoint(layer, grads, scratch, b, t, alive);
+        active_entries(layer, grads, sums, scratch, b, t, active, first_entry);
+        through_reset(layer, grads, sums, scratch, spiked, resets);
+        Real* l = scratch.l;
+        for (int64_t k = 0; k < active.count; ++k) l[active.idx[k]] += scratch.entry_add[k];
+        if (layer.pre == Pre::wipe)
+            for (int64_t k = 0; k < resets.count; ++k) l[resets.idx[k]] = Real(0);
+        scratch.l = scratch.mu;
+        scratch.mu = l;
+        if (grads.want_threshold && layer.pre == Pre::subtract)
+            for (int64_t k = 0; k < resets.count; ++k) sums.threshold[resets.idx[k]] -= scratch.mu[resets.idx[k]];
+        if (grads.want_graded && grads.g_spikes.data) {
+            const Real* g = grads.g_spikes.data + t * grads.g_spikes.stride_t + b * grads.g_spikes.stride_b;
+            for (int64_t k = 0; k < spiked.count; ++k) sums.graded[spiked.idx[k]] += g[spiked.idx[k]];
+        }
+        if (grads.want_leak) add_row(sums.leak, scratch.mu, n);
+        current_adjoint(layer, grads, scratch, b, t, alive);
+        add_products(layer, grads, sums, scratch, b, t, scratch.lambda);
+    }
+    carrier_tails(layer, grads, sums, b);
+    initial_gradients(layer, grads, scratch, b);
+    if (grads.d_current_sum) store_row(grads.d_current_sum + b * layer.width, scratch.current_sum, layer.width);
+}
+
+}  // namespace SPARSE_BACKEND_VARIANT
+}  // namespace sparse_backend

@@ -1,0 +1,153 @@
+// The neuron step over one row, for every structure of the family, chosen once per call from a table.
+//
+// Cost per row: one pass over the neurons; forward about 10 flops per neuron, reverse about 20.
+#pragma once
+
+#include "../common/neuron_step.hpp"
+#include "../common/surrogates.hpp"
+#include "rows.hpp"
+
+namespace sparse_backend {
+namespace SPARSE_BACKEND_VARIANT {
+
+template <class Real> SB_INLINE Coefficients<Real> coefficients_at(const CoefficientRows<Real>& rows, int64_t j) {
+    return {rows.membrane[j],  rows.gain[j],  rows.synapse[j], rows.leak[j],
+            rows.threshold[j], rows.reset[j], rows.graded[j]};
+}
+
+// In place on m and i; u and the spikes as bytes are written.
+template <class N, class Real>
+void step_row(const CoefficientRows<Real>& rows, int64_t n, const Real* SB_RESTRICT current, Real* SB_RESTRICT m,
+              Real* SB_RESTRICT i, Real* SB_RESTRICT u, uint8_t* SB_RESTRICT spiked) {
+    const CoefficientRows<Real> c = rows;
+    for (int64_t j = 0; j < n; ++j) {
+        const Step<Real> step = N::forward(coefficients_at(c, j), m[j], i[j], current[j]);
+        u[j] = step.u;
+        m[j] = step.m;
+        if (N::two_poles) i[j] = step.i;
+        spiked[j] = step.u > c.threshold[j] ? 1 : 0;
+    }
+}
+
+// i' of the step to come, from the state before it (only needed for coefficient gradients).
+template <class N, class Real>
+void current_row(const CoefficientRows<Real>& rows, int64_t n, const Real* SB_RESTRICT current,
+                 const Real* SB_RESTRICT m, const Real* SB_RESTRICT i, Real* SB_RESTRICT i_new) {
+    for (int64_t j = 0; j < n; ++j) i_new[j] = N::forward(coefficients_at(rows, j), m[j], i[j], current[j]).i_new;
+}
+
+// One step of the forward-mode sensitivities M = dm/dp, Is = di/dp for one parameter; U = du/dp is written.
+template <class N, class Real>
+void carrier_row(const CoefficientRows<Real>& rows, Carrier parameter, int64_t n, const Real* SB_RESTRICT current,
+                 const Real* SB_RESTRICT m_prev, const Real* SB_RESTRICT i_prev, Real* SB_RESTRICT sense_m,
+                 Real* SB_RESTRICT sense_i, Real* SB_RESTRICT sense_u) {
+    constexpr bool euler = N::euler;
+    const Real of_membrane = parameter == carrier_membrane ? Real(1) : Real(0);
+    const Real of_gain = parameter == carrier_gain ? Real(1) : Real(0);
+    const Real of_synapse = parameter == carrier_synapse ? Real(1) : Real(0);
+    for (int64_t j = 0; j < n; ++j) {
+        const Coefficients<Real> c = coefficients_at(rows, j);
+        const Step<Real> step = N::forward(c, m_prev[j], i_prev[j], current[j]);
+        const Real keep = N::keep_leak(step.r);
+        const Real drive = euler ? (c.leak - m_prev[j]) + step.i_new : keep * m_prev[j];
+        Real inner = Real(0);
+        if (N::two_poles) {
+            inner = euler ? sense_i[j] : c.synapse * sense_i[j] + of_synapse * i_prev[j];
+            sense_i[j] = euler ? (Real(1) - c.synapse) * inner - of_synapse * step.i_new : inner;
+        }
+        const Real w = N::leak_factor(c) * keep * sense_m[j] + N::current_factor(c) * inner + of_membrane * drive +
+                       (euler ? Real(0) : of_gain * step.i_new);
+        sense_u[j] = N::keep_new(step.r) * w;
+        sense_m[j] = N::through(step.s, step.r) * sense_u[j];
+    }
+}
+
+template <class Real> struct ReverseRows {
+    const Real *u, *m_prev, *m;    // trajectory; m decides the reset of the next step
+    const Real *sigma, *g_z, *g_m, *g_i;
+    Real *mu, *carry;  // in: from step t + 1 (zero where detached); out: of step t
+    Real *lambda, *l, *spike, *eta;
+};
+
+template <class N, class Real>
+void reverse_row(const CoefficientRows<Real>& rows, int64_t n, const ReverseRows<Real>& in) {
+    const CoefficientRows<Real> c = rows;
+    const Real *SB_RESTRICT u = in.u, *SB_RESTRICT m_prev = in.m_prev, *SB_RESTRICT m = in.m;
+    const Real *SB_RESTRICT sigma = in.sigma, *SB_RESTRICT g_z = in.g_z, *SB_RESTRICT g_m = in.g_m;
+    const Real* SB_RESTRICT g_i = in.g_i;
+    Real *SB_RESTRICT mu = in.mu, *SB_RESTRICT carry = in.carry, *SB_RESTRICT lambda = in.lambda;
+    Real *SB_RESTRICT l = in.l, *SB_RESTRICT spike = in.spike, *SB_RESTRICT eta = in.eta;
+#pragma GCC ivdep
+    for (int64_t j = 0; j < n; ++j) {
+        const Coefficients<Real> at = coefficients_at(c, j);
+        ReverseInput<Real> step;
+        step.u = u[j];
+        step.s = u[j] > at.threshold ? Real(1) : Real(0);
+        step.r = N::reset_of(at, m_prev[j]);
+        step.r_next = N::reset_of(at, m[j]);
+        step.sigma = sigma[j];
+        step.g_z = g_z[j];
+        step.g_m = g_m[j];
+        step.g_i = N::two_poles ? g_i[j] : Real(0);
+        step.mu_next = mu[j];
+        step.carry_next = N::two_poles ? carry[j] : Real(0);
+        const ReverseOutput<Real> out = N::reverse(at, step);
+        mu[j] = out.mu;
+        lambda[j] = out.lambda;
+        l[j] = out.l;
+        spike[j] = out.spike;
+        if (N::two_poles) {
+            carry[j] = out.carry;
+            eta[j] = out.eta;
+        }
+    }
+}
+
+template <class Real> struct StepTable {
+    void (*step)(const CoefficientRows<Real>&, int64_t, const Real*, Real*, Real*, Real*, uint8_t*);
+    void (*current)(const CoefficientRows<Real>&, int64_t, const Real*, const Real*, const Real*, Real*);
+    void (*carrier)(const CoefficientRows<Real>&, Carrier, int64_t, const Real*, const Real*, const Real*, Real*,
+                    Real*, Real*);
+    void (*reverse)(const CoefficientRows<Real>&, int64_t, const ReverseRows<Real>&);
+};
+
+template <class Real, Integrator integrator, int poles, Pre pre, Post post> StepTable<Real> table_of() {
+    typedef Neuron<integrator, poles, pre, post> N;
+    if constexpr (N::is_supported)
+        return {step_row<N, Real>, current_row<N, Real>, carrier_row<N, Real>, reverse_row<N, Real>};
+    else
+        return {};
+}
+
+template <class Real, Integrator integrator, int poles, Pre pre> StepTable<Real> table_of(Post post) {
+    switch (post) {
+    case Post::none: return table_of<Real, integrator, poles, pre, Post::none>();
+    case Post::subtract: return table_of<Real, integrator, poles, pre, Post::subtract>();
+    case Post::zero: return table_of<Real, integrator, poles, pre, Post::zero>();
+    case Post::value: return table_of<Real, integrator, poles, pre, Post::value>();
+    case Post::subtract_all: return table_of<Real, integrator, poles, pre, Post::subtract_all>();
+    }
+    return {};
+}
+
+template <class Real, Integrator integrator, int poles> StepTable<Real> table_of(Pre pre, Post post) {
+    switch (pre) {
+    case Pre::none: return table_of<Real, integrator, poles, Pre::none>(post);
+    case Pre::subtract: return table_of<Real, integrator, poles, Pre::subtract>(post);
+    case Pre::cut_leak: return table_of<Real, integrator, poles, Pre::cut_leak>(post);
+    case Pre::wipe: return table_of<Real, integrator, poles, Pre::wipe>(post);
+    }
+    return {};
+}
+
+// The row functions of a structure; all null where the structure is not supported.
+template <class Real> StepTable<Real> find_step(Integrator integrator, int poles, Pre pre, Post post) {
+    if (integrator == Integrator::decay)
+        return poles == 2 ? table_of<Real, Integrator::decay, 2>(pre, post)
+                          : table_of<Real, Integrator::decay, 1>(pre, post);
+    return poles == 2 ? table_of<Real, Integrator::euler, 2>(pre, post)
+                      : table_of<Real, Integrator::euler, 1>(pre, post);
+}
+
+}  // namespace SPARSE_BACKEND_VARIANT
+}  // namespace sparse_backend
