@@ -6,8 +6,8 @@ degrades to a slower or more cautious public equivalent, never to a different re
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 __all__ = [
     "address",
+    "copy_on_write",
     "in_clean_thread",
     "invisible_to_dynamo",
     "lazy_clone",
@@ -46,22 +47,27 @@ def address(tensor: Tensor) -> int:
     return _data_address(tensor)
 
 
-def lazy_clone(tensor: Tensor) -> Tensor:
-    """A differentiable clone that shares memory until either side is written to.
+def copy_on_write(tensor: Tensor) -> Tensor | None:
+    """A differentiable alias that keeps today's values: whoever writes to the shared memory gets a copy of it first.
 
-    Fallback: `clone()`, for memory that others can write to behind torch's back (numpy, shared memory) or where torch
-    has no copy-on-write.
+    None where that cannot be had: memory that others write to behind torch's back (numpy, shared memory), or a torch
+    without copy-on-write. While the alias lives, a write to `tensor` moves it, so `address` tells.
     """
     if _lazy_clone is None or _data_address is None:
-        return tensor.clone()
+        return None
     # Tensor.numpy() and from_numpy() mark the storage so: whoever holds the array writes without telling torch.
     if not tensor.untyped_storage().resizable():
-        return tensor.clone()
+        return None
     try:
         return _lazy_clone(tensor)
     except (RuntimeError, NotImplementedError):
-        return tensor.clone()
+        return None
 
+
+def lazy_clone(tensor: Tensor) -> Tensor:
+    """A differentiable clone that shares memory until either side is written to. Fallback: `clone()`."""
+    alias = copy_on_write(tensor)
+    return tensor.clone() if alias is None else alias
 
 
 _function_modes: Callable[[], int] = getattr(torch._C, "_len_torch_function_stack", lambda: 1)
@@ -106,28 +112,18 @@ def in_clean_thread(function: Callable[[], R], grad: bool, inference: bool) -> R
     Modes, hooks, autocast, functorch levels and the "below autograd" state of `__torch_dispatch__` are all thread-local:
     a fresh thread is the one place where none of them is set, whatever a torch version adds to the list.
     """
-    result: list[R] = []
-    failure: list[BaseException] = []
     device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
     stream = torch.cuda.current_stream() if device is not None else None
 
-    def body() -> None:
-        try:
-            with torch.inference_mode(inference), torch.set_grad_enabled(grad):
-                if stream is None:
-                    result.append(function())
-                else:
-                    with torch.cuda.stream(stream):
-                        result.append(function())
-        except BaseException as error:
-            failure.append(error)
+    def body() -> R:
+        with torch.inference_mode(inference), torch.set_grad_enabled(grad):
+            if stream is None:
+                return function()
+            with torch.cuda.stream(stream):
+                return function()
 
-    thread = threading.Thread(target=body, name="sparse_backend-flush")
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return result[0]
+    with ThreadPoolExecutor(1, thread_name_prefix="sparse_backend-flush") as pool:
+        return pool.submit(body).result()
 
 
 def invisible_to_dynamo(function: Callable[..., R]) -> Callable[..., R]:

@@ -17,7 +17,7 @@ from ..neurons import Coefficients, NeuronSpec
 from . import events, random
 from .contract import Layer, LayerGradients, LayerOutputs, OutputGradients
 
-__all__ = ["Trajectory", "active_entries", "backward", "forward", "integrate", "surrogate_value"]
+__all__ = ["Trajectory", "active_entries", "after_spike", "backward", "forward", "integrate", "surrogate_value"]
 
 
 @dataclass
@@ -68,7 +68,7 @@ def integrate(
             w = m + c.membrane * ((drive + c.leak) - m)
         u = w - r * c.threshold if spec.pre == "subtract" else w - r * w if spec.pre == "wipe" else w
         s = fire(u - c.threshold) if spec.fires else off
-        m = _after_spike(spec, c, u, s, r)
+        m = after_spike(spec, c, u, s, r)
         if spec.poles == 2:
             i = drive if spec.integrator == "decay" else drive + (-c.synapse) * drive
         for name, value in zip(steps, (drive, u, s, r, m, i, m_before, i_before), strict=True):
@@ -76,7 +76,8 @@ def integrate(
     return Trajectory(**{name: torch.stack(values) for name, values in steps.items()})
 
 
-def _after_spike(spec: NeuronSpec, c: Coefficients, u: Tensor, s: Tensor, r: Tensor) -> Tensor:
+def after_spike(spec: NeuronSpec, c: Coefficients, u: Tensor, s: Tensor, r: Tensor) -> Tensor:
+    """The carried membrane m after the step's own spike s and the previous one's r."""
     if spec.post == "subtract":
         return u - (s - r) * c.threshold
     if spec.post == "zero":
@@ -99,8 +100,6 @@ def surrogate_value(spec: NeuronSpec, layer: Layer, x: Tensor) -> Tensor:
 def active_entries(spec: NeuronSpec, layer: Layer, u: Tensor) -> Tensor:
     """Mask `[T, B, N]` of the entries that take part in the backward pass."""
     x = u - layer.coefficients.threshold
-    if layer.gradient == "none":
-        return torch.zeros_like(u, dtype=torch.bool)
     value = spec.surrogate.derivative(x)
     if layer.gradient == "window":
         return (value != 0) & (x.abs() < layer.level)
@@ -140,13 +139,13 @@ def forward(layer: Layer) -> LayerOutputs:
     if layer.want_spikes:
         out.spikes = graded
     out.ptr, out.idx, out.val = events.compress(graded)
-    if not layer.active_dense:
+    if layer.lists_active:
         mask = active_entries(spec, layer, path.u)
         out.aptr, out.aidx = events.from_mask(mask)
         out.au = events.gather(path.u, out.aptr, out.aidx)
     if layer.carrier_dense:
         out.carrier = layer.m0.new_zeros(()).expand(layer.shape)
-    else:
+    elif layer.lists_active:
         out.carrier = events.gather(graded, out.aptr, out.aidx)
     return out
 

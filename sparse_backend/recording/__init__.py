@@ -1,0 +1,29 @@
+"""Recording of time loops: an unmodified Python loop over accelerated modules is executed as whole sequences.
+
+Calls return deferred tensors; nothing is computed until a value is needed. docs/how-it-works.md describes the scheme.
+"""
+
+from __future__ import annotations
+
+from . import uses as _uses  # noqa: F401  (gives Deferred its behaviour)
+from .backoff import reset_backoff
+from .deferred import is_deferred, shape_of
+from .flush import flush
+from .layer import Layer
+from .materialise import resolve, resolve_all
+from .reasons import flush_reasons
+from .record import record_feed, record_sequence, record_step
+
+__all__ = [
+    "Layer",
+    "flush",
+    "flush_reasons",
+    "is_deferred",
+    "record_feed",
+    "record_sequence",
+    "record_step",
+    "reset_backoff",
+    "resolve",
+    "resolve_all",
+    "shape_of",
+]

@@ -1,0 +1,139 @@
+"""Tensors as they were when they were recorded: inputs of streams, and the parameters that a stream depends on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..torch_private import address, copy_on_write
+
+__all__ = ["Capture", "Inputs", "recordable"]
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def recordable(tensor: Tensor) -> bool:
+    """Whether a real tensor can be an input: plain, dense, floating point, not empty."""
+    return (
+        type(tensor) in _PLAIN
+        and tensor.layout is torch.strided
+        and tensor.dtype in (torch.float32, torch.float64)
+        and tensor.numel() > 0
+    )
+
+
+class Capture:
+    """A parameter, buffer or state at one moment.
+
+    `value()` is the tensor itself while nobody has written to it (so that torch's own check for changes between forward
+    and backward applies), and its old content, linked to the same place in the autograd graph, afterwards.
+    """
+
+    __slots__ = ("_address", "_alias", "_version", "tensor")
+
+    def __init__(self, tensor: Tensor) -> None:
+        alias = copy_on_write(tensor)
+        self.tensor = tensor
+        self._alias = tensor.clone() if alias is None else alias
+        self._address = address(tensor)
+        self._version = -1 if tensor.is_inference() else tensor._version
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether `tensor` is the captured one, unchanged."""
+        return (
+            tensor is self.tensor
+            and address(tensor) == self._address
+            and (self._version < 0 or tensor._version == self._version)
+        )
+
+    def value(self) -> Tensor:
+        return self.tensor if self.holds(self.tensor) else self._alias
+
+
+class Inputs:
+    """The real inputs of a stream, one per step, all of one shape, dtype and device.
+
+    A step that is a view of a larger tensor costs one alias per larger tensor, not per step: the whole sequence is then
+    read where it lies. The same tensor at every step is recognised as constant.
+    """
+
+    __slots__ = ("_address", "_alias", "_base", "_steps", "device", "dtype", "requires_grad", "shape")
+
+    def __init__(self, first: Tensor, requires_grad: bool) -> None:
+        self.shape = first.shape
+        self.dtype = first.dtype
+        self.device = first.device
+        self.requires_grad = requires_grad
+        # Per step: a tensor of its own, or (alias, storage offset, strides).
+        self._steps: list[Tensor | tuple[Tensor, int, tuple[int, ...]]] = []
+        self._base: Tensor | None = None
+        self._alias: Tensor | None = None
+        self._address = 0
+
+    def fits(self, tensor: Tensor, requires_grad: bool) -> bool:
+        return (
+            type(tensor) in _PLAIN
+            and tensor.shape == self.shape
+            and tensor.dtype is self.dtype
+            and requires_grad == self.requires_grad
+            and tensor.device == self.device
+            and tensor.layout is torch.strided
+        )
+
+    def append(self, tensor: Tensor) -> None:
+        """Capture one step; `fits` must hold."""
+        if self.requires_grad:
+            # Each tensor keeps its own place in the graph (hooks and retain_grad on it work as in stock).
+            base: Tensor = tensor
+        else:
+            base = tensor if tensor._base is None else tensor._base
+            if base.dtype is not self.dtype:
+                base = tensor
+        if base is not self._base or address(base) != self._address:
+            linked = self.requires_grad or not base.requires_grad
+            self._alias = copy_on_write(base if linked else base.detach())
+            if self._alias is None:
+                # numpy or another process may write between two steps, unseen: every step is copied.
+                self._base = None
+                self._steps.append(tensor.clone())
+                return
+            self._base, self._address = base, address(base)
+        assert self._alias is not None
+        if self.requires_grad:
+            self._steps.append(self._alias)
+        else:
+            self._steps.append((self._alias, tensor.storage_offset(), tensor.stride()))
+
+    def pop(self) -> Inputs:
+        """Take the last step off, as inputs of its own."""
+        last = Inputs.__new__(Inputs)
+        last.shape, last.dtype, last.device, last.requires_grad = self.shape, self.dtype, self.device, self.requires_grad
+        last._base, last._alias, last._address = self._base, self._alias, self._address
+        last._steps = [self._steps.pop()]
+        return last
+
+    def constant(self) -> bool:
+        """Whether all steps are the same tensor."""
+        first = self._steps[0]
+        if isinstance(first, Tensor):
+            return all(step is first for step in self._steps)
+        return all(
+            not isinstance(step, Tensor) and step[0] is first[0] and step[1:] == first[1:] for step in self._steps
+        )
+
+    def step(self, index: int) -> Tensor:
+        step = self._steps[index]
+        return step if isinstance(step, Tensor) else step[0].as_strided(self.shape, step[2], step[1])
+
+    def sequence(self, steps: int) -> Tensor:
+        """The first `steps` inputs as `[T, *shape]`, without a copy when they lie evenly spaced in one tensor."""
+        first = self._steps[0]
+        if isinstance(first, Tensor):
+            if self.constant():
+                return first.expand(steps, *self.shape)
+        elif all(not isinstance(s, Tensor) and s[0] is first[0] and s[2] == first[2] for s in self._steps[:steps]):
+            offsets = [s[1] for s in self._steps[:steps]]  # type: ignore[misc]
+            spacing = offsets[1] - offsets[0] if steps > 1 else 0
+            if spacing >= 0 and all(b - a == spacing for a, b in zip(offsets, offsets[1:], strict=False)):
+                return first[0].as_strided((steps, *self.shape), (spacing, *first[2]), offsets[0])
+        return torch.stack([self.step(index) for index in range(steps)])

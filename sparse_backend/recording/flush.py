@@ -1,0 +1,217 @@
+"""Executing a segment: stream after stream, each over all of its steps, under the modes of the recording."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from ..ops.reference import after_spike, integrate
+from ..ops.sequence import LayerOutput, LinearFeed, PackedSpikes, run_layer
+from ..torch_private import in_clean_thread, modes_matter
+from . import backoff, reasons
+from .capture import Inputs
+from .results import Failed, FeedResult, InputsResult, MapResult, NeuronResult, Result, StepResult, detach_packed
+from .segment import Segment, current
+from .stream import FeedStream, MapStream, NeuronStream, Stream, cuts_tensor
+
+__all__ = ["execute", "flush", "under_recorded_modes"]
+
+R = TypeVar("R")
+
+
+def flush() -> None:
+    """Execute everything that the calling thread has recorded."""
+    segment = current()
+    if segment is not None:
+        execute(segment, "flush() was called")
+
+
+def execute(segment: Segment, reason: str, stepwise: bool = False) -> None:
+    """Execute a segment; afterwards every stream in it has a result.
+
+    stepwise: one step at a time, so that every recorded tensor is a link in the autograd graph.
+    Does not raise: a failure is kept and raised at every later read.
+    """
+    with segment.lock:
+        if segment.closed:
+            return
+        segment.closed = True
+        steps = segment.steps()
+        reasons.note(reason, steps)
+        backoff.note(segment.grad, steps)
+        try:
+            under_recorded_modes(segment.grad, segment.inference, lambda: _run(segment, stepwise))
+        except Exception as error:
+            for stream in segment.streams:
+                if stream.result is None:
+                    stream.result = Failed(error)
+        finally:
+            for stream in segment.streams:
+                if stream.result is None:
+                    stream.result = Failed(KeyboardInterrupt("the execution was interrupted"))
+                stream.release()
+            segment.streams = []
+            segment.entries = {}
+
+
+def under_recorded_modes(grad: bool, inference: bool, function: Callable[[], R], below_autograd: bool = False) -> R:
+    """Call `function` as at the time of the recording, whatever modes the reader has set."""
+    if below_autograd or inference != torch.is_inference_mode_enabled() or modes_matter():
+        return in_clean_thread(function, grad, inference)
+    if grad == torch.is_grad_enabled():
+        return function()
+    with torch.set_grad_enabled(grad):
+        return function()
+
+
+def _run(segment: Segment, stepwise: bool) -> None:
+    if stepwise:
+        _run_stepwise(segment)
+    else:
+        for stream in segment.streams:
+            if isinstance(stream, NeuronStream):
+                stream.result = _run_neuron(stream, segment.grad)
+            elif isinstance(stream, FeedStream):
+                stream.result = FeedResult(*_source(stream), stream.weight, stream.bias, stream.count)
+            elif isinstance(stream, MapStream):
+                stream.result = MapResult(*_source(stream), stream.count, stream.apply, stream.apply_packed)
+    for stream in segment.streams:
+        if isinstance(stream, NeuronStream):
+            stream.settle()
+
+
+def _source(stream: Stream) -> tuple[Result, int]:
+    """The result that feeds a stream, and its slot."""
+    source = stream.source
+    if isinstance(source, Inputs):
+        return InputsResult(source, stream.count), 0
+    parent, slot, cut = source
+    assert parent.result is not None
+    if not cut:
+        return parent.result, slot
+    return MapResult(parent.result, slot, parent.count, torch.Tensor.detach, detach_packed if slot == 0 else None), 0
+
+
+def _run_neuron(stream: NeuronStream, grad: bool) -> Result:
+    held = stream.earlier_states_held()
+    if not stream.whole and any(held[1:]):
+        # Only the membrane exists as a sequence; whoever keeps synaptic currents of earlier steps gets them step by step.
+        return _neuron_steps(stream, _rows(_source(stream), stream.count))
+    result, slot = _source(stream)
+    shape = stream.shapes[1]
+    batch = shape[0]
+    flat = (batch, shape[1:].numel())
+    steps = stream.shapes[0][0] if stream.whole else stream.count
+    feed = None
+    if isinstance(result, FeedResult) and stream.result is None and _fusable(stream, result):
+        feed = LinearFeed(result.weight.value(), None if result.bias is None else result.bias.value())
+        result, slot = result.source, result.slot
+    source: Tensor | PackedSpikes | None = None if stream.whole else result.constant()
+    if source is None:
+        packed = result.packed(slot)
+        if packed is not None and packed.steps == steps:
+            source = packed
+        elif stream.whole:
+            source = result.sequence(slot)[0]
+        else:
+            source = result.sequence(slot)[:steps]
+    if isinstance(source, Tensor) and feed is None:
+        source = source.reshape(-1, *flat) if source.dim() > len(shape) else source.reshape(flat)
+    out = _run_layer(stream, grad, source, feed, _initial(stream, flat), steps, held[0] if held else False)
+    states = tuple(state.view(shape) for state in out.state)
+    whole_shape = stream.shapes[0]
+    membrane = out.membrane
+    return NeuronResult(
+        *(1 if stream.whole else steps, whole_shape, out.spikes, membrane, states),
+        *(stream.layer.output_is_membrane, stream.whole),
+    )
+
+
+def _run_layer(
+    stream: NeuronStream,
+    grad: bool,
+    source: Tensor | PackedSpikes,
+    feed: LinearFeed | None,
+    initial: tuple[Tensor, ...],
+    steps: int,
+    membrane_held: bool,
+) -> LayerOutput:
+    layer = stream.layer
+    is_membrane = layer.output_is_membrane
+    feeds_membrane = any(not isinstance(child.source, Inputs) and child.source[1] == 1 for child in stream.children.values())
+    out = run_layer(
+        *(source, feed, stream.neuron(), initial),
+        steps=steps,
+        rule=layer.rule(stream.module, grad),
+        cuts=cuts_tensor(stream, steps),
+        want_spikes=stream.want_dense and not is_membrane,
+        want_membrane=is_membrane or membrane_held or feeds_membrane,
+        spike_dtype=stream.dtypes[0],
+    )
+    layer.observe(stream.module, out)
+    return out
+
+
+def _fusable(stream: NeuronStream, feed: FeedResult) -> bool:
+    """Whether feed and neuron can be one operator: the neuron alone uses the product, and nothing lies in between."""
+    parent = stream.parent
+    assert parent is not None
+    return len(parent.children) == 1 and len(stream.shapes[1]) == 2
+
+
+def _initial(stream: NeuronStream, flat: tuple[int, int]) -> tuple[Tensor, ...]:
+    """The states that enter the first step, each `[B, N]`."""
+    if stream.initial is None:
+        return tuple(torch.zeros(flat, dtype=dtype, device=stream.device) for dtype in stream.dtypes[1:])
+    shapes = stream.shapes[1:]
+    values = (captured.value() for captured in stream.initial)
+    return tuple(value.expand(shape).reshape(flat) for value, shape in zip(values, shapes, strict=True))
+
+
+def _rows(source: tuple[Result, int], steps: int) -> list[Tensor]:
+    result, slot = source
+    return [result.step(slot, index) for index in range(steps)]
+
+
+def _run_stepwise(segment: Segment) -> None:
+    for stream in segment.streams:
+        if isinstance(stream, NeuronStream):
+            if stream.whole:
+                stream.result = _run_neuron(stream, segment.grad)
+            else:
+                stream.result = _neuron_steps(stream, _rows(_source(stream), stream.count))
+        elif isinstance(stream, FeedStream):
+            feed = FeedResult(*_source(stream), stream.weight, stream.bias, stream.count)
+            stream.result = StepResult(([feed.product(x) for x in _rows(_source(stream), stream.count)],))
+        elif isinstance(stream, MapStream):
+            rows = _rows(_source(stream), stream.count)
+            stream.result = StepResult(([stream.apply(row.unsqueeze(0)).squeeze(0) for row in rows],))
+
+
+def _neuron_steps(stream: NeuronStream, rows: list[Tensor]) -> Result:
+    """The neuron one step at a time, with the surrogate as it is: every output and state is a link in the graph.
+
+    Spikes are computed from the membrane tensor that the user sees wherever stock does so (no reset after the spike).
+    """
+    shape = stream.shapes[1]
+    flat = (shape[0], shape[1:].numel())
+    states = _initial(stream, flat)
+    slots: tuple[list[Tensor], ...] = tuple([] for _ in stream.shapes)
+    spec, coefficients, cuts = stream.spec, stream.neuron().coefficients, set(stream.cuts)
+    for index, row in enumerate(rows):
+        if index in cuts:
+            states = tuple(state.detach() for state in states)
+        current = row.reshape(1, *flat)
+        step = integrate(spec, coefficients, current, states[0], states[-1])
+        u = step.u[0]
+        spikes = spec.surrogate(u - coefficients.threshold) if spec.fires else u
+        membrane = after_spike(spec, coefficients, u, spikes, step.r[0])
+        states = tuple(state.view(shape) for state in (membrane, step.i[0])[: spec.poles])
+        output = (coefficients.graded * spikes).to(stream.dtypes[0]).view(shape) if spec.fires else states[0]
+        for slot, value in zip(slots, (output, *states), strict=True):
+            slot.append(value)
+        states = tuple(state.view(flat) for state in states)
+    return StepResult(slots)

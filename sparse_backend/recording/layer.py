@@ -1,0 +1,38 @@
+"""What the recorder needs to know about a neuron: the interface that an adapter implements."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..neurons import Neuron
+from ..ops.sequence import GradientRule, LayerOutput
+
+__all__ = ["Layer"]
+
+
+class Layer(Protocol):
+    """Reads a neuron module for the recorder. One object may serve every module of a class."""
+
+    output_is_membrane: bool
+    """Whether the output is the membrane itself (a neuron that does not fire)."""
+
+    def neuron(self, module: nn.Module, like: Tensor, shape: torch.Size) -> Neuron:
+        """The neuron, when a stream begins. like: 0-dim, dtype and device of the computation; shape: features."""
+
+    def fingerprint(self, module: nn.Module) -> tuple[object, ...]:
+        """At every step: all that is no tensor and may change a result."""
+
+    def parameters(self, module: nn.Module) -> tuple[Tensor, ...]:
+        """At every step: the tensors that `neuron` read."""
+
+    def rule(self, module: nn.Module, grad_enabled: bool) -> GradientRule:
+        """How to use the surrogate, when a stream is executed."""
+
+    def observe(self, module: nn.Module, output: LayerOutput) -> None:
+        """Statistics of an executed stream."""
+
+    def output_dtype(self, module: nn.Module, dtype: torch.dtype) -> torch.dtype:
+        """The dtype of the output for a current of `dtype`."""

@@ -1,0 +1,90 @@
+"""Recording one call: which step of which stream it is. The common case, the next step of a known stream, comes first."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..torch_private import modes_matter
+from .deferred import Deferred
+from .layer import Layer
+from .segment import current
+from .slow_path import record_new_feed, record_new_sequence, record_new_step
+from .stream import FeedStream, NeuronStream
+
+__all__ = ["record_feed", "record_sequence", "record_step"]
+
+_grad_enabled = torch.is_grad_enabled
+_inference_enabled = torch.is_inference_mode_enabled
+
+
+def record_feed(module: nn.Linear, input: Tensor) -> Tensor:
+    """One application of a Linear; NotImplemented where upstream's code has to run."""
+    segment = current()
+    if segment is not None and _grad_enabled() is segment.grad and _inference_enabled() is segment.inference:
+        if type(input) is Deferred:
+            source = input._source
+            if source is not None and source.segment is segment and input._slot == 0 and not input._cut:
+                stream = source.children.get(id(module))
+                if (
+                    type(stream) is FeedStream
+                    and stream.count == input._step
+                    and not (stream.whole or module._backward_hooks or module._backward_pre_hooks)
+                    and stream.unchanged(module)
+                    and not modes_matter()
+                ):
+                    with segment.lock:
+                        if not segment.closed:
+                            return stream.advance()
+        else:
+            stream = segment.entries.get(id(module))
+            if (
+                type(stream) is FeedStream
+                and stream.source.fits(input, segment.grad and input.requires_grad)  # type: ignore[union-attr]
+                and not (stream.whole or module._backward_hooks or module._backward_pre_hooks)
+                and stream.unchanged(module)
+                and not modes_matter()
+            ):
+                with segment.lock:
+                    if not segment.closed:
+                        stream.source.append(input)  # type: ignore[union-attr]
+                        return stream.advance()
+    return record_new_feed(module, input)
+
+
+def record_step(
+    module: nn.Module, layer: Layer, input: Tensor, state: tuple[Tensor, ...] | None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One time step of a neuron: (output, new state); NotImplemented where upstream's code has to run.
+
+    state: what upstream would start this step from; None for zeros.
+    """
+    segment = current()
+    if (
+        segment is not None
+        and type(input) is Deferred
+        and _grad_enabled() is segment.grad
+        and _inference_enabled() is segment.inference
+    ):
+        source = input._source
+        if source is not None and source.segment is segment and input._slot == 0 and not input._cut:
+            stream = source.children.get(id(module))
+            if (
+                type(stream) is NeuronStream
+                and stream.count == input._step
+                and stream.follows(state)
+                and not (module._backward_hooks or module._backward_pre_hooks)
+                and stream.unchanged(module, layer)
+                and not modes_matter()
+            ):
+                with segment.lock:
+                    if not segment.closed:
+                        return stream.advance_neuron(state[0]._cut)  # type: ignore[index, union-attr]
+    return record_new_step(module, layer, input, state)
+
+
+def record_sequence(
+    module: nn.Module, layer: Layer, input: Tensor, state: tuple[Tensor, ...] | None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """A neuron over a whole sequence `[T, B, ...]`: (output `[T, B, ...]`, final state), or NotImplemented."""
+    return record_new_sequence(module, layer, input, state)

@@ -1,0 +1,123 @@
+"""Segments: what one thread has recorded and not executed yet."""
+
+from __future__ import annotations
+
+import threading
+from typing import cast
+
+import torch
+
+from .capture import Capture, Inputs
+from .deferred import Deferred
+from .stream import NeuronStream, Source, Stream
+
+__all__ = ["Segment", "current", "hand_over", "locate", "start"]
+
+
+class Segment:
+    """Streams in order of first use, and the modes under which they were recorded.
+
+    A stream is fed by an earlier one, at the same step index, and a state comes from a stream's own last step: so the
+    streams can be executed one after the other, each over all of its steps.
+    """
+
+    __slots__ = ("closed", "entries", "grad", "inference", "lock", "streams")
+
+    def __init__(self) -> None:
+        self.grad = torch.is_grad_enabled()
+        self.inference = torch.is_inference_mode_enabled()
+        self.streams: list[Stream] = []
+        # Streams that are fed by captured real inputs, by module id.
+        self.entries: dict[object, Stream] = {}
+        self.lock = threading.RLock()
+        self.closed = False
+
+    def add(self, stream: Stream) -> None:
+        self.streams.append(stream)
+        parent = stream.parent
+        (self.entries if parent is None else parent.children)[stream.key()] = stream
+
+    def steps(self) -> int:
+        """The length of the longest stream."""
+        return max((stream.count for stream in self.streams), default=0)
+
+    def unfinished_step(self, tensor: Deferred) -> list[Stream] | None:
+        """The streams whose last step belongs to the same time step as `tensor`, in order; None if that has no answer.
+
+        These are its ancestors and whatever else they feed.
+        """
+        step = tensor._step
+        members: set[Stream] = set()
+        todo = [cast(Stream, tensor._source)]
+        while todo:
+            stream = todo.pop()
+            if stream in members or stream.count <= step:
+                continue
+            if stream.count != step + 1:
+                return None
+            members.add(stream)
+            todo.extend(stream.children.values())
+            parent = stream.parent
+            if parent is not None:
+                todo.append(parent)
+        return [stream for stream in self.streams if stream in members]
+
+    def carry_over(self, moving: list[Stream]) -> tuple[Segment, list[tuple[NeuronStream, NeuronStream]]]:
+        """A new segment that begins with the last step of the streams in `moving`.
+
+        Returns it with pairs (old, new) of neuron streams whose incoming state is the old one's final state; the caller
+        executes this segment and then sets them (`hand_over`).
+        """
+        fresh = Segment()
+        fresh.grad, fresh.inference = self.grad, self.inference
+        pairs = []
+        for stream in moving:
+            if isinstance(stream.source, Inputs):
+                source: Source = stream.source.pop()
+            else:
+                parent, slot, cut = stream.source
+                source = (cast(Stream, parent.successor), slot, cut)
+            moved = stream.pop(fresh, source)
+            fresh.add(moved)
+            if isinstance(stream, NeuronStream) and isinstance(moved, NeuronStream) and stream.count:
+                pairs.append((stream, moved))
+        for stream in self.streams:
+            if not stream.count:
+                stream.release()
+        self.streams = [stream for stream in self.streams if stream.count]
+        return fresh, pairs
+
+
+def hand_over(old: NeuronStream, new: NeuronStream) -> None:
+    """Give the final state of an executed stream to the one that goes on with it."""
+    assert old.result is not None
+    states = [old.result.step(slot, old.count - 1) for slot in range(1, len(old.shapes))]
+    new.initial = tuple(Capture(state) for state in states)
+
+
+def locate(deferred: Deferred) -> Stream | None:
+    """The stream that produces `deferred`, followed to where a step was moved; None once the tensor is real."""
+    stream = deferred._source
+    while stream is not None and stream.successor is not None and deferred._step == stream.count:
+        stream = deferred._source = stream.successor
+        deferred._step = 0
+    return stream
+
+
+class _Thread(threading.local):
+    segment: Segment | None = None
+
+
+_thread = _Thread()
+
+
+def current() -> Segment | None:
+    """The calling thread's open segment."""
+    segment = _thread.segment
+    return segment if segment is not None and not segment.closed else None
+
+
+def start(segment: Segment) -> Segment:
+    """Make it the calling thread's segment."""
+    _thread.segment = segment
+    return segment

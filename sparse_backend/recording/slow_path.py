@@ -1,0 +1,312 @@
+"""Recording a call that is not simply the next step of a known stream: a new stream, a new segment, or no recording."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SparseBackendError
+from ..torch_private import modes_matter, patch_function_apply
+from . import backoff
+from .capture import Capture, Inputs, recordable
+from .deferred import Deferred
+from .flush import execute
+from .layer import Layer
+from .materialise import resolve
+from .segment import Segment, current, hand_over, locate, start
+from .stream import FeedStream, NeuronStream, Source, Stream, source_key
+
+__all__ = ["place_for", "record_new_feed", "record_new_sequence", "record_new_step"]
+
+
+class Place(NamedTuple):
+    """Where a call belongs: the stream it continues (None: a new one), and the source that a new one would have.
+
+    tensor: the input, real or an open step of `segment`.
+    """
+
+    segment: Segment
+    tensor: Tensor
+    stream: Stream | None
+
+
+def _deferrable(module: nn.Module) -> bool:
+    """Whether a call of `module` may be put off."""
+    return not (
+        module._backward_hooks
+        or module._backward_pre_hooks
+        or torch.nn.modules.module._has_any_global_hook()
+        or modes_matter()
+    )
+
+
+def _segment() -> Segment | None:
+    """The open segment, if it was begun under the present modes; else a new one, unless recording pauses."""
+    segment = current()
+    grad = torch.is_grad_enabled()
+    if segment is not None:
+        if segment.grad is grad and segment.inference is torch.is_inference_mode_enabled():
+            return segment
+        execute(segment, "the gradient mode changed")
+    if backoff.paused(grad):
+        return None
+    patch_function_apply(resolve)
+    return start(Segment())
+
+
+def place_for(identity: object, tensor: Tensor, repeatable: bool = False) -> Place | None:
+    """Find the place of a call on `tensor` by the module (or operation) `identity`; None if it cannot be recorded.
+
+    repeatable: a stateless call, of which a second one on the same step is no new step.
+    """
+    if type(tensor) is Deferred:
+        place = _place_on_deferred(identity, tensor, repeatable)
+        if place is not None:
+            return place
+        tensor = resolve(tensor, "a recorded value was used out of step")
+    if not recordable(tensor):
+        return None
+    segment = _segment()
+    if segment is None or (tensor.is_inference() and not segment.inference):
+        return None
+    stream = segment.entries.get(identity)
+    if stream is not None and not stream.whole:
+        if cast(Inputs, stream.source).fits(tensor, segment.grad and tensor.requires_grad):
+            return Place(segment, tensor, stream)
+        execute(segment, "an input of another shape or kind was given")
+        segment = _segment()
+        if segment is None:
+            return None
+    return Place(segment, tensor, None)
+
+
+def _place_on_deferred(identity: object, tensor: Deferred, repeatable: bool) -> Place | None:
+    source = locate(tensor)
+    if source is None or source.segment is None:
+        return None
+    segment = current()
+    if source.segment is not segment or segment is None or _segment() is not segment:
+        return None
+    stream = source.children.get(source_key(identity, tensor._slot, tensor._cut))
+    step = tensor._step
+    if stream is None:
+        return Place(segment, tensor, None) if step == 0 else None
+    if stream.count == step or (repeatable and stream.count == step + 1):
+        return Place(segment, tensor, stream)
+    if stream.count < step:
+        fresh = carry_over(segment, tensor, "a module was not used at every step")
+        if fresh is not None:
+            return Place(fresh, tensor, None)
+    return None
+
+
+def carry_over(segment: Segment, tensor: Tensor, reason: str) -> Segment | None:
+    """Execute a segment, but for the time step that `tensor` belongs to: that begins the segment returned.
+
+    None if there is no such step, or it cannot be told apart; the segment has then been executed as it is.
+    """
+    with segment.lock:
+        moving = None
+        if type(tensor) is Deferred and locate(tensor) is not None and tensor._source.segment is segment:  # type: ignore[union-attr]
+            moving = segment.unfinished_step(tensor)
+        if not moving or backoff.pausing(segment.grad):
+            execute(segment, reason)
+            return None
+        fresh, pairs = segment.carry_over(moving)
+        execute(segment, reason)
+    for old, new in pairs:
+        hand_over(old, new)
+    if type(tensor) is Deferred:
+        locate(tensor)
+    return start(fresh)
+
+
+def _source(place: Place) -> tuple[Source, bool]:
+    """The source of a new stream, and whether it requires a gradient."""
+    tensor = place.tensor
+    if type(tensor) is Deferred:
+        stream = cast(Stream, tensor._source)
+        return (stream, tensor._slot, tensor._cut), stream.requires_grad and not tensor._cut
+    requires_grad = place.segment.grad and tensor.requires_grad
+    inputs = Inputs(tensor, requires_grad)
+    inputs.append(tensor)
+    return inputs, requires_grad
+
+
+def metadata(tensor: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+    """Shape, dtype and device of a real or deferred tensor."""
+    if type(tensor) is Deferred:
+        stream = locate(tensor)
+        if stream is not None:
+            return stream.shapes[tensor._slot], stream.dtypes[tensor._slot], stream.device
+    return tensor.shape, tensor.dtype, tensor.device
+
+
+def record_new_feed(module: nn.Linear, input: Tensor) -> Any:
+    """See record.record_feed."""
+    if not isinstance(input, Tensor) or not _deferrable(module):
+        return NotImplemented
+    weight = module._parameters.get("weight")
+    bias = module._parameters.get("bias", NotImplemented)
+    # Parametrized, pruned or functionally called modules hold no plain parameters: their weight is fresh at each access.
+    if type(weight) is not nn.Parameter or not (bias is None or type(bias) is nn.Parameter):
+        return NotImplemented
+    shape, dtype, device = metadata(input)
+    if (
+        len(shape) < 2
+        or weight.dim() != 2
+        or shape[-1] != weight.shape[1]
+        or (dtype, device) != (weight.dtype, weight.device)
+        or (bias is not None and (bias.shape != weight.shape[:1] or (dtype, device) != (bias.dtype, bias.device)))
+        or not recordable(weight.data)
+    ):
+        return NotImplemented
+    place = place_for(id(module), input, repeatable=True)
+    if place is None:
+        return NotImplemented
+    if place.stream is not None and not cast(FeedStream, place.stream).unchanged(module):
+        place = _restart(place, "a parameter was changed")
+        if place is None:
+            return NotImplemented
+    segment, tensor, stream = place
+    with segment.lock:
+        if stream is None:
+            source, requires_grad = _source(place)
+            weight_capture = Capture(weight)
+            bias_capture = None if bias is None else Capture(bias)
+            requires_grad = segment.grad and (
+                requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+            )
+            stream = FeedStream(
+                *(segment, source, module, weight_capture, bias_capture),
+                *(torch.Size((*shape[:-1], weight.shape[0])), requires_grad),
+            )
+            segment.add(stream)
+        elif type(tensor) is Deferred:
+            if stream.count == tensor._step + 1:
+                return stream.again(tensor._step)
+        else:
+            cast(Inputs, stream.source).append(tensor)
+        return stream.advance()
+
+
+def _restart(place: Place, reason: str) -> Place | None:
+    """The place of a call that cannot continue its stream: the first step of a new one."""
+    fresh = carry_over(place.segment, place.tensor, reason)
+    tensor = place.tensor
+    if fresh is not None:
+        return Place(fresh, tensor, None)
+    tensor = resolve(tensor)
+    segment = _segment()
+    return None if segment is None or not recordable(tensor) else Place(segment, tensor, None)
+
+
+def record_new_step(module: nn.Module, layer: Layer, input: Tensor, state: tuple[Tensor, ...] | None) -> Any:
+    """See record.record_step."""
+    if not isinstance(input, Tensor) or not _deferrable(module):
+        return NotImplemented
+    shape, dtype, _ = metadata(input)
+    if len(shape) < 2 or dtype not in (torch.float32, torch.float64):
+        return NotImplemented
+    place = place_for(id(module), input)
+    if place is None:
+        return NotImplemented
+    for value in state or ():
+        if type(value) is Deferred:
+            locate(value)
+    stream = place.stream
+    if isinstance(stream, NeuronStream):
+        follows = stream.follows(state)
+        if follows and stream.unchanged(module, layer):
+            with place.segment.lock:
+                if type(place.tensor) is not Deferred:
+                    cast(Inputs, stream.source).append(place.tensor)
+                return stream.advance_neuron(cast(Deferred, cast(tuple[Tensor, ...], state)[0])._cut)
+        place = _restart(place, "a neuron's options or parameters were changed" if follows else "a state was set anew")
+    elif any(type(value) is Deferred and value._real is None and value._source.segment is not None for value in state or ()):
+        # A state that this segment has still to produce, and not by the stream that takes it.
+        place = _restart(place, "a state came from another stream")
+    if place is None:
+        return NotImplemented
+    settled = None if state is None else tuple(resolve(value) for value in state)
+    if place.segment.closed:
+        # One of those states was in the step just carried over.
+        place = place_for(id(module), place.tensor)
+        if place is None or place.stream is not None:
+            return NotImplemented
+    new = _new_neuron(place, module, layer, shape, settled, whole=False)
+    return NotImplemented if new is None else new.advance_neuron(cut=False)
+
+
+def record_new_sequence(module: nn.Module, layer: Layer, input: Tensor, state: tuple[Tensor, ...] | None) -> Any:
+    """See record.record_sequence."""
+    if not isinstance(input, Tensor) or not _deferrable(module):
+        return NotImplemented
+    settled = None if state is None else tuple(resolve(value, "a state was used by another stream") for value in state)
+    shape, dtype, _ = metadata(input)
+    if len(shape) < 3 or dtype not in (torch.float32, torch.float64):
+        return NotImplemented
+    place = None
+    if type(input) is Deferred:
+        source = locate(input)
+        if source is not None and source.segment is not None and source.count == 1 and source.segment is _segment():
+            place = Place(source.segment, input, None)
+        else:
+            input = resolve(input, "a recorded value was used out of step")
+    if place is None:
+        segment = _segment() if recordable(input) else None
+        if segment is None or (input.is_inference() and not segment.inference):
+            return NotImplemented
+        place = Place(segment, input, None)
+    new = _new_neuron(place, module, layer, shape, settled, whole=True)
+    if new is None:
+        return NotImplemented
+    ancestor = new.parent
+    while ancestor is not None and not ancestor.whole:
+        ancestor.whole = True
+        ancestor = ancestor.parent
+    return new.advance_neuron(cut=False)
+
+
+def _new_neuron(
+    place: Place,
+    module: nn.Module,
+    layer: Layer,
+    shape: torch.Size,
+    state: tuple[Tensor, ...] | None,
+    whole: bool,
+) -> NeuronStream | None:
+    """Begin a neuron's stream; None if it cannot be recorded."""
+    _, dtype, device = metadata(place.tensor)
+    state_shape = shape[1:] if whole else shape
+    segment = place.segment
+    for value in state or ():
+        fits = value.numel() == 1 or value.shape == state_shape
+        if not (recordable(value) and fits and value.dtype is dtype and value.device == device):
+            return None
+        if value.is_inference() and not segment.inference:
+            return None
+    try:
+        neuron = layer.neuron(module, torch.zeros((), dtype=dtype, device=device), state_shape[1:])
+    except SparseBackendError:
+        return None
+    coefficients = neuron.coefficients.tensors()
+    poles = neuron.spec.poles
+    if state is not None and len(state) != poles:
+        return None
+    source, source_grad = _source(place)
+    own_grad = segment.grad and (source_grad or any(value.requires_grad for value in coefficients))
+    requires_grad = own_grad or (segment.grad and any(value.requires_grad for value in state or ()))
+    stream = NeuronStream(
+        *(segment, source, module, layer, neuron.spec, tuple(map(Capture, coefficients))),
+        *(layer.fingerprint(module), tuple(map(Capture, layer.parameters(module)))),
+        None if state is None else tuple(map(Capture, state)),
+        (shape, *[state_shape] * poles),
+        (layer.output_dtype(module, dtype), *[dtype] * poles),
+        *(device, requires_grad, own_grad, whole),
+    )
+    with segment.lock:
+        segment.add(stream)
+    return stream

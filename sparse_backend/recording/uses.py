@@ -1,0 +1,165 @@
+"""What happens when a deferred tensor is used: answered, recorded, or computed. Installed into `Deferred` on import."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import DeferredEscapeError
+from .deferred import Deferred
+from .materialise import executed, resolve, resolve_all
+from .metadata import ANSWERS
+from .segment import locate
+from .sequences import cat, stack
+from .views import VIEWS, detached
+
+__all__: list[str] = []
+
+_T = torch.Tensor
+
+
+def _torch_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    first = args[0] if args else None
+    if type(first) is Deferred:
+        if first._real is None and locate(first) is not None:
+            answer = ANSWERS.get(func)
+            if answer is not None:
+                return answer(first, args[1:], kwargs)
+            view = VIEWS.get(func)
+            if view is not None:
+                recorded = view(first, args[1:], kwargs)
+                if recorded is not None:
+                    return recorded
+            special = _SPECIAL.get(func)
+            if special is not None:
+                return special(func, first, args, kwargs)
+        elif func in _LINKS and not _exact(first):
+            return _link_of_computed(func, first, args, kwargs)
+    elif isinstance(first, (list, tuple)) and func in _SEQUENCES and "out" not in kwargs:
+        return _sequence(func, args, kwargs)
+    if func is torch.autograd.grad:
+        return _autograd_grad(args, kwargs)
+    return _compute(func, first, args, kwargs)
+
+
+def _compute(func: Any, first: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call the function on real tensors."""
+    reason = f"used by {getattr(func, '__qualname__', None) or getattr(func, '__name__', func)}"
+    result = func(*resolve_all(args, reason), **resolve_all(kwargs, reason))
+    if type(first) is Deferred and result is first._real:
+        return first
+    return result
+
+
+def _sequence(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if set(kwargs) - {"dim", "axis"} or len(args) + len(kwargs) > 2:
+        return _compute(func, None, args, kwargs)
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
+    return _SEQUENCES[func](args[0], dim)
+
+
+def _detach(func: Any, tensor: Deferred, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return detached(tensor)
+
+
+def _detach_in_place(func: Any, tensor: Deferred, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    if tensor._of is not None:
+        return _compute(func, tensor, args, kwargs)  # type: ignore[no-any-return]
+    tensor._cut = True
+    return tensor
+
+
+def _link(func: Any, tensor: Deferred, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A hook on a tensor that is not computed yet: execute step by step, so that the tensor is a link in the graph."""
+    executed(tensor, f"used by {func.__name__}", stepwise=True)
+    if tensor._source is not None and not _exact(tensor):
+        return _link_of_computed(func, tensor, args, kwargs)
+    return _compute(func, tensor, args, kwargs)
+
+
+def _exact(tensor: Deferred) -> bool:
+    """Whether the real tensor is what later steps were computed from."""
+    return tensor._exact or (
+        tensor._source is not None and tensor._source.result is not None and tensor._source.result.exact_links
+    )
+
+
+def _link_of_computed(func: Any, tensor: Deferred, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if not resolve(tensor).requires_grad:
+        return _compute(func, tensor, args, kwargs)
+    raise DeferredEscapeError(
+        f"{getattr(func, '__name__', func)} on a recorded tensor whose sequence has been executed: the gradient that "
+        "arrives here would be only a part of it. Call it before anything reads a value of this loop, or run the loop "
+        "with the stock model (sparse_backend.restore)."
+    )
+
+
+def _autograd_grad(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    outputs = args[0] if args else kwargs.get("outputs")
+    inputs = args[1] if len(args) > 1 else kwargs.get("inputs")
+    for tensor in (inputs,) if isinstance(inputs, Tensor) else tuple(inputs or ()):
+        if type(tensor) is Deferred and not _exact(tensor):
+            if tensor._real is None and locate(tensor) is not None:
+                executed(tensor, "used by torch.autograd.grad", stepwise=True)
+            if not _exact(tensor):
+                _link_of_computed(torch.autograd.grad, tensor, args, kwargs)
+    del outputs
+    return _compute(torch.autograd.grad, None, args, kwargs)
+
+
+def _torch_dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An operation that `__torch_function__` never saw. It runs below autograd, where no link to the graph can be made."""
+    name = str(func)
+    if torch.is_grad_enabled() and func not in _UNLINKED and _any_linked(args, kwargs):
+        raise DeferredEscapeError(
+            f"{name} received a recorded tensor by a way that passes by __torch_function__ (a scripted or traced function, "
+            "a functorch transform, a C++ extension, Tensor.as_subclass): its gradient would be lost. Hand over the "
+            "computed tensor: sparse_backend.recording.resolve(x), or x.clone()."
+        )
+    reason = f"used by {name}, below autograd"
+    args = _resolve_below(args, reason)
+    kwargs = _resolve_below(kwargs, reason)
+    return func(*args, **kwargs)
+
+
+def _any_linked(*trees: Any) -> bool:
+    for tree in trees:
+        if type(tree) is Deferred:
+            real = tree._real
+            if real.requires_grad if real is not None else ANSWERS[_T.requires_grad.__get__](tree, (), {}):
+                return True
+        elif isinstance(tree, dict):
+            if _any_linked(*tree.values()):
+                return True
+        elif isinstance(tree, (list, tuple)) and _any_linked(*tree):
+            return True
+    return False
+
+
+def _resolve_below(tree: Any, reason: str) -> Any:
+    if type(tree) is Deferred:
+        return resolve(tree, reason, below_autograd=True).detach()
+    if isinstance(tree, dict):
+        return {key: _resolve_below(value, reason) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(_resolve_below(value, reason) for value in tree)
+    return tree
+
+
+_SEQUENCES = {torch.stack: stack, torch.cat: cat, torch.concat: cat, torch.concatenate: cat}
+_LINKS = {_T.register_hook, _T.retain_grad}
+_SPECIAL: dict[Any, Any] = {
+    _T.detach: _detach,
+    torch.detach: _detach,
+    _T.data.__get__: _detach,
+    _T.detach_: _detach_in_place,
+    torch.detach_: _detach_in_place,
+    **dict.fromkeys(_LINKS, _link),
+}
+_UNLINKED = {torch.ops.aten.detach.default}
+"""Operations whose result has no gradient in stock either."""
+
+Deferred.torch_function = staticmethod(_torch_function)  # type: ignore[assignment]
+Deferred.torch_dispatch = staticmethod(_torch_dispatch)  # type: ignore[assignment]
