@@ -6,7 +6,6 @@ __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
     "DeferredEscapeError",
-    "DoubleBackwardError",
     "NativeModuleError",
     "RecordedStepError",
     "SparseBackendError",
@@ -36,10 +35,6 @@ class DeferredEscapeError(SparseBackendError, RuntimeError):
 
 class RecordedStepError(SparseBackendError, RuntimeError):
     """A recorded sequence failed when it was executed; the cause is chained."""
-
-
-class DoubleBackwardError(SparseBackendError, RuntimeError):
-    """A gradient of a gradient (`create_graph=True`) was asked of an accelerated layer."""
 
 
 class NativeModuleError(SparseBackendError, RuntimeError):

@@ -103,6 +103,11 @@ class Layer:
         return all_active(self.spec, self.gradient, self.level)
 
     @property
+    def lists_active(self) -> bool:
+        """Whether the active entries are listed one by one."""
+        return self.spec.fires and self.gradient != "none" and not self.active_dense
+
+    @property
     def carrier_dense(self) -> bool:
         """Whether the gradient of the spikes is wanted at every entry: all are active, or `graded` is learned."""
         graded = self.learn >> COEFFICIENTS.index("graded") & 1

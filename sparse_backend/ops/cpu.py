@@ -76,7 +76,7 @@ def forward(layer: Layer) -> LayerOutputs:
         call.write_strided("membrane_out", _set(out, "membrane", like.new_empty(layer.shape)))
     if layer.want_spikes and spec.fires:
         call.write_strided("spikes", _set(out, "spikes", like.new_empty(layer.shape)))
-    listed = spec.fires and layer.gradient != "none" and not layer.active_dense
+    listed = layer.lists_active
     carriers = _carriers(layer) if listed else 0
     count = carriers.bit_count()
     if count:

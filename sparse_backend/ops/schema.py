@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import DoubleBackwardError
-from . import backend, events
+from . import backend, events, replay
 from .contract import COEFFICIENTS, NEEDS, Layer, LayerGradients, LayerOutputs, OutputGradients
 
 __all__ = ["layer", "layer_backward", "to_dense"]
@@ -65,7 +64,7 @@ def _(*args: Any) -> tuple[Tensor, ...]:
     out.ptr = like.new_empty(batch * steps + 1, dtype=torch.int64)
     out.idx = like.new_empty(spikes, dtype=torch.int32)
     out.val = like.new_empty(values)
-    if not described.active_dense:
+    if described.lists_active:
         active: Any = sizes.new_dynamic_size()
         out.aptr = like.new_empty(batch * steps + 1, dtype=torch.int64)
         out.aidx = like.new_empty(active, dtype=torch.int32)
@@ -150,6 +149,8 @@ def _layer_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...
         next(saved) if tensor else plain for tensor, plain in zip(ctx.is_tensor, ctx.plain, strict=True)
     ]
     wanted = ctx.needs_input_grad
+    if torch.is_grad_enabled():
+        return _twice_differentiable(grads, inputs, tuple(saved), wanted)
     needs = sum(NEEDS[name] for name, place in _POSITION.items() if wanted[place])
     if any(wanted[place] for place in _COEFFICIENT_POSITIONS):
         needs |= NEEDS["coefficients"]
@@ -168,14 +169,20 @@ def _layer_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...
 layer.register_autograd(_layer_gradient, setup_context=_save_for_backward)
 
 
-def _refuse_double_backward(ctx: Any, *grads: Tensor | None) -> None:
-    raise DoubleBackwardError(
-        "create_graph=True: an accelerated layer has no second derivative; run the model inside "
-        "`sparse_backend.restore(model)` (or with SPARSE_BACKEND_DISABLE=1) where gradients of gradients are needed"
-    )
-
-
-layer_backward.register_autograd(_refuse_double_backward, setup_context=lambda ctx, inputs, output: None)
+def _twice_differentiable(
+    grads: tuple[Tensor | None, ...], inputs: list[Any], saved: tuple[Tensor, ...], wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """The same gradients when the caller set create_graph=True."""
+    described = Layer.from_arguments(*inputs)
+    out = LayerOutputs.empty(described)
+    for name, value in zip(_SAVED, saved, strict=True):
+        setattr(out, name, value)
+    places = [place for place, want in enumerate(wanted) if want]
+    found = replay.gradients(described, out, grads[: len(_OUTPUT_GRADIENTS)], [inputs[place] for place in places])
+    answer: list[Tensor | None] = [None] * len(inputs)
+    for place, value in zip(places, found, strict=True):
+        answer[place] = value
+    return tuple(answer)
 
 
 @torch.library.custom_op(

@@ -155,9 +155,9 @@ def _describe(layer: Layer, out: LayerOutputs, spike_dtype: torch.dtype) -> Laye
     spikes = None
     if spec.fires:
         listed = not layer.carrier_dense and out.aptr.numel() > 0
-        positions = (out.aptr, out.aidx) if listed else (None, None)
+        aptr, aidx = (out.aptr, out.aidx) if listed else (None, None)
         spikes = PackedSpikes(
-            out.carrier, out.ptr, out.idx, out.val, *positions, steps, batch, width, dtype=spike_dtype
+            out.carrier, out.ptr, out.idx, out.val, aptr, aidx, steps, batch, width, spike_dtype
         )
     dense = out.spikes.to(spike_dtype) if layer.want_spikes and spec.fires else None
     if spikes is not None and dense is not None:

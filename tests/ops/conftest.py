@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from sparse_backend.ops import backend
+
+
+@pytest.fixture(params=["reference", "native"])
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test on plain torch and on the native kernels."""
+    name: str = request.param
+    if name == "reference":
+        monkeypatch.setenv("SPARSE_BACKEND_NATIVE", "0")
+    elif backend.native() is None:
+        pytest.skip("the native CPU module was not built")
+    return name
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    torch.manual_seed(20211)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)

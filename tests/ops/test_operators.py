@@ -1,0 +1,117 @@
+"""The operators as torch sees them: schemas, fakes, autograd registration, second derivatives, argument checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from layer_cases import RULES, SPECS, Case, assert_close, spec_name
+
+from sparse_backend.errors import ArgumentError, ArgumentTypeError, SparseBackendError
+from sparse_backend.neurons import Coefficients, Neuron, NeuronSpec
+from sparse_backend.neurons import surrogates as S
+from sparse_backend.ops import schema
+from sparse_backend.ops.sequence import GradientRule, LinearFeed, run_layer
+
+
+@pytest.mark.parametrize("test", ["test_schema", "test_autograd_registration", "test_faketensor"])
+@pytest.mark.parametrize("rule", ["exact", "window", "sampled", "none"])
+def test_opcheck(implementation: str, test: str, rule: str) -> None:
+    case = Case.random(SPECS[3], S.fast_sigmoid(5.0), steps=5, dtype=torch.float32)
+    feed = case.feed
+    assert feed is not None
+    args = (
+        *(case.source, None, None, None, None, None, feed.weight, feed.bias),
+        *(*case.neuron.coefficients.tensors(), case.state[0], torch.empty(0), None),
+        *(case.steps, case.spec.encode(), rule, 0.3, 5, 0b1111111 if rule == "exact" else 0, True, True),
+    )
+    torch.library.opcheck(schema.layer, args, test_utils=test)
+
+
+@pytest.mark.parametrize(("surrogate", "rule"), RULES, ids=lambda v: getattr(v, "mode", None) or str(v))
+@pytest.mark.parametrize("spec", [SPECS[3], SPECS[5], SPECS[16]], ids=spec_name)
+@pytest.mark.parametrize("graded", [True, False])
+def test_second_derivatives(
+    implementation: str, spec: NeuronSpec, surrogate: S.Surrogate, rule: GradientRule, graded: bool
+) -> None:
+    """A gradient penalty through two packed layers equals the same penalty through dense spikes and plain loops."""
+    below = Case.random(spec, surrogate, steps=8, inputs=4, width=5, learn=graded)
+    above = Case.random(spec, surrogate, steps=8, inputs=5, width=3, learn=graded)
+    leaves = {f"below.{k}": v for k, v in below.leaves().items()}
+    leaves |= {f"above.{k}": v for k, v in above.leaves().items() if k != "source"}
+
+    def penalty(hidden: Any, dense: bool) -> dict[str, torch.Tensor]:
+        if dense:
+            spike = surrogate.windowed(rule.level) if rule.mode == "window" else surrogate
+            above.source = below.trajectory(spike).s * below.neuron.coefficients.graded
+            path = above.trajectory(spike)
+            loss = (path.s * above.neuron.coefficients.graded * above.g_spikes).sum()
+        else:
+            first = below.run(rule)
+            second = run_layer(
+                first.spikes, above.feed, above.neuron, above.state, steps=8, rule=rule, cuts=above.cuts,  # type: ignore[arg-type]
+                want_spikes=True,
+            )  # fmt: skip
+            assert second.dense_spikes is not None
+            loss = (second.dense_spikes * above.g_spikes).sum()
+        first_order = torch.autograd.grad(loss, list(leaves.values()), create_graph=True, allow_unused=True)
+        total = sum((grad**2).sum() for grad in first_order if grad is not None)
+        assert isinstance(total, torch.Tensor)
+        second_order = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        return {
+            name: torch.zeros_like(leaf) if grad is None else grad
+            for (name, leaf), grad in zip(leaves.items(), second_order, strict=True)
+        }
+
+    assert_close(penalty(None, dense=False), penalty(None, dense=True), 1e-9)
+
+
+def arguments(**changes: Any) -> dict[str, Any]:
+    zero = torch.zeros(())
+    values: dict[str, Any] = {
+        "source": torch.rand(4, 2, 3),
+        "feed": LinearFeed(torch.randn(5, 3), torch.randn(5)),
+        "neuron": Neuron(NeuronSpec(), Coefficients.of(zero, membrane=0.9, threshold=1.0)),
+        "state": (torch.zeros(2, 5),),
+        "steps": 4,
+        "rule": GradientRule("exact"),
+    }
+    return values | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"steps": 0, "source": torch.rand(0, 2, 3)}, ArgumentError, "steps=0"),
+        ({"source": torch.rand(4, 2, 7)}, ArgumentError, r"source has shape \(4, 2, 7\)"),
+        ({"state": (torch.zeros(2, 5), torch.zeros(2, 5))}, ArgumentError, "state has 2 tensors"),
+        ({"state": (torch.zeros(5),)}, ArgumentError, r"\[B, N\]"),
+        ({"state": (torch.zeros(2, 5, dtype=torch.int64),)}, ArgumentTypeError, "int64"),
+        ({"feed": LinearFeed(torch.randn(6, 3))}, ArgumentError, "weight has shape"),
+        ({"feed": LinearFeed(torch.randn(5, 3), torch.randn(6))}, ArgumentError, "bias has shape"),
+        ({"source": torch.rand(4, 2, 3, device="meta")}, ArgumentError, "mixed"),
+        ({"cuts": torch.zeros(3, dtype=torch.uint8)}, ArgumentError, "cuts has shape"),
+        (
+            {"neuron": Neuron(NeuronSpec(), Coefficients.of(torch.zeros(()), membrane=torch.rand(4), threshold=1.0))},
+            ArgumentError,
+            r"membrane has shape \(4,\)",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(changes: dict[str, Any], error: type[SparseBackendError], message: str) -> None:
+    with pytest.raises(error, match=message):
+        run_layer(**arguments(**changes))
+
+
+def test_empty_batch_gives_empty_results() -> None:
+    out = run_layer(**arguments(source=torch.rand(4, 0, 3), state=(torch.zeros(0, 5),), want_spikes=True))
+    assert out.dense_spikes is not None and out.dense_spikes.shape == (4, 0, 5)
+    assert out.state[0].shape == (0, 5)
+
+
+def test_no_gradient_wanted_lists_no_active_entries(implementation: str) -> None:
+    with torch.no_grad():
+        out = run_layer(**arguments())
+    assert out.active_fraction == 0
+    assert out.spikes is not None and not out.spikes.carrier.requires_grad
