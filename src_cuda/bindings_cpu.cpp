@@ -16,36 +16,40 @@ using namespace sparse_backend;
 namespace {
 
 // Builds an argument object from keywords; an unknown name raises AttributeError.
-template <class T> py::object from_keywords(const py::kwargs& fields) {
+template <class T>
+py::object from_keywords(const py::kwargs& fields) {
     py::object object = py::cast(T());
     for (const auto& field : fields) py::setattr(object, field.first, field.second);
     return object;
 }
 
-template <auto member> void coefficient(py::class_<Layer>& type, const std::string& name) {
+template <auto member>
+void coefficient(py::class_<Layer>& type, const std::string& name) {
     type.def_property(
         name.c_str(), [](const Layer& layer) { return (layer.*member).address; },
         [](Layer& layer, int64_t address) { (layer.*member).address = address; });
-    type.def_property(
-        (name + "_per_neuron").c_str(), [](const Layer& layer) { return (layer.*member).per_neuron; },
-        [](Layer& layer, bool per_neuron) { (layer.*member).per_neuron = per_neuron; });
+    type.def_property((name + "_per_neuron").c_str(), [](const Layer& layer) { return (layer.*member).per_neuron; },
+                      [](Layer& layer, bool per_neuron) { (layer.*member).per_neuron = per_neuron; });
 }
 
-template <class To, class From> void convert(const EventPieces& events, To* out) {
+template <class To, class From>
+void convert(const EventPieces& events, To* out) {
     for (const EventPieces::Piece& piece : events.pieces) {
         const From* values = reinterpret_cast<const From*>(piece.values.data());
         out = std::copy(values, values + piece.idx.size(), out);
     }
 }
 
-template <class To> void write_converted(const Compressed& result, int64_t out) {
+template <class To>
+void write_converted(const Compressed& result, int64_t out) {
     if (result.value_dtype == float64)
         convert<To, double>(result.events, writable<To>(out));
     else
         convert<To, float>(result.events, writable<To>(out));
 }
 
-template <class Real> void write_graded(const ForwardResult& result, Real* out) {
+template <class Real>
+void write_graded(const ForwardResult& result, Real* out) {
     for (const EventPieces::Piece& piece : result.spikes.pieces)
         for (const int32_t j : piece.idx) *out++ = Real(result.graded[size_t(j)]);
 }

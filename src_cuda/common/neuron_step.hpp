@@ -11,11 +11,13 @@
 namespace sparse_backend {
 namespace SPARSE_BACKEND_VARIANT {
 
-template <class Real> struct Coefficients {
+template <class Real>
+struct Coefficients {
     Real membrane, gain, synapse, leak, threshold, reset, graded;
 };
 
-template <class Real> struct Step {
+template <class Real>
+struct Step {
     Real r;      // reset caused by the previous membrane, 0 or 1
     Real i_new;  // synaptic current i'
     Real u;      // membrane compared with the threshold
@@ -25,64 +27,73 @@ template <class Real> struct Step {
 };
 
 // Everything that one reverse step needs from the forward step and from step t + 1.
-template <class Real> struct ReverseInput {
+template <class Real>
+struct ReverseInput {
     Real u, s, r, r_next;
-    Real sigma;      // surrogate derivative, 0 where inactive
-    Real g_z, g_m;   // gradients from outside on z[t] and m[t]
-    Real g_i;        // gradient from outside on i_state[t]
-    Real mu_next;    // adjoint of w[t + 1], 0 where the state was detached
-    Real carry_next; // adjoint that i_state[t] receives from i'[t + 1], 0 where detached
+    Real sigma;       // surrogate derivative, 0 where inactive
+    Real g_z, g_m;    // gradients from outside on z[t] and m[t]
+    Real g_i;         // gradient from outside on i_state[t]
+    Real mu_next;     // adjoint of w[t + 1], 0 where the state was detached
+    Real carry_next;  // adjoint that i_state[t] receives from i'[t + 1], 0 where detached
 };
 
-template <class Real> struct ReverseOutput {
-    Real l;      // adjoint of m[t]
-    Real spike;  // sigma' * S: what reaches u through the spike
-    Real mu;     // adjoint of w[t]
-    Real eta;    // adjoint of i_state[t]
-    Real lambda; // adjoint of i'[t], the gradient of the synaptic current
-    Real carry;  // adjoint of i_state[t - 1] through i'[t]
+template <class Real>
+struct ReverseOutput {
+    Real l;       // adjoint of m[t]
+    Real spike;   // sigma' * S: what reaches u through the spike
+    Real mu;      // adjoint of w[t]
+    Real eta;     // adjoint of i_state[t]
+    Real lambda;  // adjoint of i'[t], the gradient of the synaptic current
+    Real carry;   // adjoint of i_state[t - 1] through i'[t]
 };
 
-template <Integrator integrator, int poles, Pre pre, Post post> struct Neuron {
+template <Integrator integrator, int poles, Pre pre, Post post>
+struct Neuron {
     static constexpr bool euler = integrator == Integrator::euler;
     static constexpr bool two_poles = poles == 2;
     static constexpr bool uses_reset = pre != Pre::none || post == Post::subtract || post == Post::zero;
     static constexpr bool is_supported = integrator == Integrator::decay
-                                             ? (post != Post::value && post != Post::subtract_all) ||
-                                                   pre == Pre::none
+                                             ? (post != Post::value && post != Post::subtract_all) || pre == Pre::none
                                              : pre == Pre::none;
 
-    template <class Real> static SB_INLINE Real reset_of(const Coefficients<Real>& c, Real m_prev) {
+    template <class Real>
+    static SB_INLINE Real reset_of(const Coefficients<Real>& c, Real m_prev) {
         return uses_reset ? (m_prev > c.threshold ? Real(1) : Real(0)) : Real(0);
     }
 
-    template <class Real> static SB_INLINE Real keep_leak(Real r) {
+    template <class Real>
+    static SB_INLINE Real keep_leak(Real r) {
         return pre == Pre::cut_leak ? Real(1) - r : Real(1);
     }
 
-    template <class Real> static SB_INLINE Real keep_new(Real r) {
+    template <class Real>
+    static SB_INLINE Real keep_new(Real r) {
         return pre == Pre::wipe ? Real(1) - r : Real(1);
     }
 
     // Decay of the membrane from one step to the next.
-    template <class Real> static SB_INLINE Real leak_factor(const Coefficients<Real>& c) {
+    template <class Real>
+    static SB_INLINE Real leak_factor(const Coefficients<Real>& c) {
         return integrator == Integrator::decay ? c.membrane : Real(1) - c.membrane;
     }
 
     // How strongly i' enters w.
-    template <class Real> static SB_INLINE Real current_factor(const Coefficients<Real>& c) {
+    template <class Real>
+    static SB_INLINE Real current_factor(const Coefficients<Real>& c) {
         return integrator == Integrator::decay ? c.gain : c.membrane;
     }
 
     // dm/du with the spike held fixed.
-    template <class Real> static SB_INLINE Real through(Real s, Real r) {
+    template <class Real>
+    static SB_INLINE Real through(Real s, Real r) {
         if (post == Post::zero) return Real(1) - (s - r);
         if (post == Post::value) return Real(1) - s;
         return Real(1);
     }
 
     // dm/ds, 0 where upstream detaches the reset.
-    template <class Real> static SB_INLINE Real jump(const Coefficients<Real>& c, Real u) {
+    template <class Real>
+    static SB_INLINE Real jump(const Coefficients<Real>& c, Real u) {
         if (post == Post::subtract || post == Post::subtract_all) return -c.threshold;
         if (post == Post::zero) return -u;
         if (post == Post::value) return c.reset - u;
@@ -101,8 +112,7 @@ template <Integrator integrator, int poles, Pre pre, Post post> struct Neuron {
             step.i = step.i_new;
         } else {
             step.i_new = two_poles ? i_prev + current : current;
-            const Real drive =
-                two_poles ? (c.leak - m_prev) + step.i_new : (step.i_new + c.leak) - m_prev;
+            const Real drive = two_poles ? (c.leak - m_prev) + step.i_new : (step.i_new + c.leak) - m_prev;
             w = m_prev + c.membrane * drive;
             step.i = step.i_new + (-c.synapse) * step.i_new;
         }

@@ -17,7 +17,8 @@ SB_INLINE uint64_t mix(uint64_t x) {
 }
 
 // 24 bits, so that the value is the same in float32 and float64.
-template <class Real> SB_INLINE Real sampling_offset(uint64_t key, uint64_t batch, uint64_t neuron) {
+template <class Real>
+SB_INLINE Real sampling_offset(uint64_t key, uint64_t batch, uint64_t neuron) {
     return Real(mix(key ^ mix((batch << 32) | neuron)) >> 40) * Real(1.0 / 16777216.0);
 }
 

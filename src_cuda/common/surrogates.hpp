@@ -9,7 +9,8 @@ namespace sparse_backend {
 namespace SPARSE_BACKEND_VARIANT {
 
 // Constants of one surrogate, rounded once to the working precision as torch rounds a Python scalar.
-template <class Real> struct SurrogateConstants {
+template <class Real>
+struct SurrogateConstants {
     Real a, b;
 };
 
@@ -30,7 +31,8 @@ SB_INLINE double hyperbolic_tangent(double x) { return __builtin_tanh(x); }
 SB_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
 SB_INLINE double square_root(double x) { return __builtin_sqrt(x); }
 
-template <Surrogate kind, class Real> SB_INLINE Real derivative(Real x, SurrogateConstants<Real> c) {
+template <Surrogate kind, class Real>
+SB_INLINE Real derivative(Real x, SurrogateConstants<Real> c) {
     if constexpr (kind == Surrogate::atan) {
         const Real y = c.b * x;
         return c.a / (Real(1) + y * y);
@@ -68,7 +70,8 @@ template <Surrogate kind, class Real> SB_INLINE Real derivative(Real x, Surrogat
 }
 
 // Value of an entry already known to be active: what the rule makes of sigma'.
-template <class Real> SB_INLINE Real active_value(Gradient rule, Real level, Real sigma, Real x) {
+template <class Real>
+SB_INLINE Real active_value(Gradient rule, Real level, Real sigma, Real x) {
     if (rule == Gradient::none) return Real(0);
     if (rule == Gradient::window) return absolute(x) < level ? sigma : Real(0);
     if (rule == Gradient::sampled && absolute(sigma) < level) return sigma < Real(0) ? -level : level;
@@ -76,7 +79,8 @@ template <class Real> SB_INLINE Real active_value(Gradient rule, Real level, Rea
 }
 
 // Systematic sampling along time: returns the value of this entry (0: inactive) and advances the sum.
-template <class Real> SB_INLINE Real sampled_value(Real level, Real sigma, Real& sum) {
+template <class Real>
+SB_INLINE Real sampled_value(Real level, Real sigma, Real& sum) {
     const Real size = absolute(sigma);
     const bool keep = size >= level;
     const Real advanced = keep ? sum : sum + size / level;

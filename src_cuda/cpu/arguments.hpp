@@ -12,22 +12,26 @@
 
 namespace sparse_backend {
 
-template <class Real> struct CoefficientRows {  // padded rows, one entry per neuron
+template <class Real>
+struct CoefficientRows {  // padded rows, one entry per neuron
     const Real *membrane, *gain, *synapse, *leak, *threshold, *reset, *graded;
 };
 
-template <class Real> struct EventList {
+template <class Real>
+struct EventList {
     const int64_t* ptr;  // [rows + 1], or null when the list is absent
     const int32_t* idx;
     const Real* val;  // null: every value is one
 };
 
-template <class Real> struct Strided {  // [T, B, N] with a contiguous last axis; null data: absent
+template <class Real>
+struct Strided {  // [T, B, N] with a contiguous last axis; null data: absent
     Real* data;
     int64_t stride_t, stride_b;
 };
 
-template <class Real> struct LayerView {
+template <class Real>
+struct LayerView {
     int64_t steps, batch, width, padded, inputs;
     Strided<const Real> current;  // absent: the input is the event list times weight_t, plus bias
     EventList<Real> input;
@@ -61,12 +65,13 @@ struct EventSink {
 };
 
 // One thread's progress through one batch element of the forward scan.
-template <class Real> struct ForwardCursor {
+template <class Real>
+struct ForwardCursor {
     int64_t b, t;
-    Real *m, *i;                      // padded state rows
-    Real *current, *u, *x, *sigma;  // padded scratch rows
-    Real* sum;                      // accumulators of the systematic sampling
-    Real *m_prev, *i_prev;            // previous state, kept for the carriers
+    Real *m, *i;                              // padded state rows
+    Real *current, *u, *x, *sigma;            // padded scratch rows
+    Real* sum;                                // accumulators of the systematic sampling
+    Real *m_prev, *i_prev;                    // previous state, kept for the carriers
     Real *carrier_m, *carrier_i, *carrier_u;  // [carrier_count, padded]
     uint8_t *spiked, *active, *resets;        // padded to 64 bytes
     EventSink spike_sink, active_sink, reset_sink;
@@ -75,7 +80,8 @@ template <class Real> struct ForwardCursor {
 };
 
 // What arrives from outside, and where the results go, in both reverse scans.
-template <class Real> struct GradientView {
+template <class Real>
+struct GradientView {
     EventList<Real> active;  // positions of g_active, u and carriers
     const Real* active_u;
     const Real* active_carriers;  // [P, carrier_count]
@@ -93,14 +99,16 @@ template <class Real> struct GradientView {
 };
 
 // Sums of one slot (a fixed range of the batch), added up in slot order by the driver.
-template <class Real> struct SlotSums {
+template <class Real>
+struct SlotSums {
     Real* weight_t;  // [inputs, padded] or null
     Real* bias;      // padded rows from here on
     Real *membrane, *gain, *synapse, *leak, *threshold, *reset, *graded;
 };
 
 // One thread's scratch for the reverse scans; padded rows unless said otherwise.
-template <class Real> struct ReverseScratch {
+template <class Real>
+struct ReverseScratch {
     Real* decay;  // factor of the membrane from step to step
     Real *mu, *carry, *lambda, *eta, *l, *spike, *g_z, *g_m, *g_i, *current_sum;
     Real *spiked_l, *reset_l;
@@ -115,7 +123,8 @@ template <class Real> struct ReverseScratch {
 };
 
 // The kernels of one instruction set and one precision.
-template <class Real> struct Kernels {
+template <class Real>
+struct Kernels {
     // Advances the cursor until the sequence ends or a sink has no room for one more row.
     bool (*forward)(const LayerView<Real>&, ForwardCursor<Real>&);
     void (*sparse_reverse)(const LayerView<Real>&, const GradientView<Real>&, const SlotSums<Real>&,

@@ -14,30 +14,40 @@ void require(bool condition, const char* message) {
     if (!condition) throw std::invalid_argument(message);
 }
 
+// The index of an empty list may have no address: an empty tensor has none.
+bool is_list(const Layer& layer, int64_t ptr, int64_t idx) {
+    return ptr && (idx || address<int64_t>(ptr)[layer.batch * layer.steps] == 0);
+}
+
 void check_gradients(const Layer& layer, const Gradients& g, bool dense) {
     require(!g.d_weight || (layer.in_ptr && layer.weight_t),
             "d_weight: needs the input as events; with a dense input take d_current and multiply outside");
-    require(!g.d_low || (g.low_ptr && g.low_idx && layer.weight_t), "d_low: needs low_ptr, low_idx and weight_t");
-    require(!g.g_active || (g.active_ptr && g.active_idx), "g_active: needs active_ptr and active_idx");
+    require(!g.d_low || (is_list(layer, g.low_ptr, g.low_idx) && layer.weight_t),
+            "d_low: needs low_ptr, low_idx and weight_t");
+    require(!g.g_active || is_list(layer, g.active_ptr, g.active_idx), "g_active: needs active_ptr and active_idx");
     if (dense) return;
-    require(!g.active_ptr || (g.active_idx && g.active_u), "active_ptr: needs active_idx and active_u");
+    require(!g.active_ptr || (is_list(layer, g.active_ptr, g.active_idx) && is_list(layer, g.active_ptr, g.active_u)),
+            "active_ptr: needs active_idx and active_u");
     require(!g.g_spikes || g.active_ptr || layer.gradient == int(Gradient::none),
             "g_spikes: needs the active entries (active_ptr) in the sparse scan");
     const bool resets = layer.pre || layer.post;
-    require(!resets || (g.spike_ptr && g.spike_idx), "spike_ptr: this neuron resets, its spikes are needed");
-    require(!needs_resets(layer) || (g.reset_ptr && g.reset_idx), "reset_ptr: this neuron needs its saved resets");
-    const int wanted = (g.d_membrane ? carrier_membrane : 0) | (g.d_gain ? carrier_gain : 0) |
-                       (g.d_synapse ? carrier_synapse : 0);
+    require(!resets || is_list(layer, g.spike_ptr, g.spike_idx), "spike_ptr: this neuron resets, give its spikes");
+    require(!needs_resets(layer) || is_list(layer, g.reset_ptr, g.reset_idx),
+            "reset_ptr: this neuron needs its saved resets");
+    const int wanted =
+        (g.d_membrane ? carrier_membrane : 0) | (g.d_gain ? carrier_gain : 0) | (g.d_synapse ? carrier_synapse : 0);
     if (!wanted) return;
     require(!(wanted & ~layer.carriers), "d_membrane, d_gain, d_synapse: their bits must be set in layer.carriers");
     require(!g.g_membrane, "d_membrane, d_gain, d_synapse: not available with g_membrane; use backward_dense");
-    require(!g.active_ptr || g.active_carriers, "d_membrane, d_gain, d_synapse: need active_carriers");
+    require(!g.active_ptr || is_list(layer, g.active_ptr, g.active_carriers),
+            "d_membrane, d_gain, d_synapse: need active_carriers");
     require(!g.g_m_last || layer.carrier_m_last, "g_m_last: needs layer.carrier_m_last with learnable coefficients");
     require(!g.g_i_last || layer.poles == 1 || layer.carrier_i_last,
             "g_i_last: needs layer.carrier_i_last with learnable coefficients");
 }
 
-template <class Real> GradientView<Real> gradient_view(const Gradients& g) {
+template <class Real>
+GradientView<Real> gradient_view(const Gradients& g) {
     GradientView<Real> view = {};
     view.active = {address<int64_t>(g.active_ptr), address<int32_t>(g.active_idx), nullptr};
     view.active_u = address<Real>(g.active_u);
@@ -68,25 +78,38 @@ template <class Real> GradientView<Real> gradient_view(const Gradients& g) {
 }
 
 // A slot costs clearing and adding up one dW; it has to be paid for by the events it takes.
-template <class Real> int64_t slot_count(const LayerView<Real>& view, bool want_weight) {
+template <class Real>
+int64_t slot_count(const LayerView<Real>& view, bool want_weight) {
     if (!want_weight) return std::min<int64_t>(view.batch, 16);
     const int64_t events = view.input.ptr[view.batch * view.steps];
     return std::min(view.batch, std::clamp<int64_t>(events / (48 * view.inputs), 4, 64));
 }
 
 // The sums of all slots; row k of a slot's small sums belongs to output k of small_outputs.
-template <class Real> class Slots {
+template <class Real>
+class Slots {
   public:
     static constexpr int small = 8;
 
     Slots(const LayerView<Real>& view, int64_t count, bool want_weight)
-        : count_(count), padded_(view.padded), weight_size_(want_weight ? view.inputs * view.padded : 0),
-          rows_(count * small, view.padded), weights_(count * weight_size_), first_row_(rows_.take(0)) {}
+        : count_(count),
+          padded_(view.padded),
+          weight_size_(want_weight ? view.inputs * view.padded : 0),
+          rows_(count * small, view.padded),
+          weights_(count * weight_size_),
+          first_row_(rows_.take(0)) {}
 
     SlotSums<Real> slot(int64_t s) const {
         Real* r = first_row_ + s * small * padded_;
         const int64_t n = padded_;
-        return {weight_size_ ? weight(s) : nullptr, r, r + n, r + 2 * n, r + 3 * n, r + 4 * n, r + 5 * n, r + 6 * n,
+        return {weight_size_ ? weight(s) : nullptr,
+                r,
+                r + n,
+                r + 2 * n,
+                r + 3 * n,
+                r + 4 * n,
+                r + 5 * n,
+                r + 6 * n,
                 r + 7 * n};
     }
     Real* weight(int64_t s) const { return weights_.get() + s * weight_size_; }
@@ -121,7 +144,8 @@ void write_weight(const LayerView<Real>& view, const Slots<Real>& slots, Real* d
     }
 }
 
-template <class Real> void backward_typed(const Layer& layer, const Gradients& gradients, bool dense) {
+template <class Real>
+void backward_typed(const Layer& layer, const Gradients& gradients, bool dense) {
     const TypedLayer<Real> typed(layer);
     const LayerView<Real>& view = typed.view;
     check_gradients(layer, gradients, dense);
@@ -142,9 +166,9 @@ template <class Real> void backward_typed(const Layer& layer, const Gradients& g
         });
     errors.rethrow();
     if (grads.want_weight) write_weight(view, slots, writable<Real>(gradients.d_weight), layer.threads);
-    const int64_t outputs[Slots<Real>::small] = {gradients.d_bias,      gradients.d_membrane, gradients.d_gain,
-                                                 gradients.d_synapse,   gradients.d_leak,     gradients.d_threshold,
-                                                 gradients.d_reset,     gradients.d_graded};
+    const int64_t outputs[Slots<Real>::small] = {gradients.d_bias,    gradients.d_membrane, gradients.d_gain,
+                                                 gradients.d_synapse, gradients.d_leak,     gradients.d_threshold,
+                                                 gradients.d_reset,   gradients.d_graded};
     constexpr int leak = 4;
     for (int k = 0; k < Slots<Real>::small; ++k) {
         if (!outputs[k]) continue;

@@ -10,7 +10,8 @@
 
 namespace sparse_backend {
 
-template <class T> class Buffer {
+template <class T>
+class Buffer {
   public:
     Buffer() = default;
     explicit Buffer(int64_t size) { reserve(size); }
@@ -40,7 +41,8 @@ template <class T> class Buffer {
 };
 
 // Hands out consecutive padded rows of one buffer.
-template <class T> class Rows {
+template <class T>
+class Rows {
   public:
     Rows(int64_t count, int64_t padded) : memory_(count * padded), next_(memory_.get()), padded_(padded) {
         std::fill(next_, next_ + count * padded, T(0));
@@ -60,7 +62,8 @@ template <class T> class Rows {
 // Carries the first exception out of a parallel region, where throwing would end the process.
 class ParallelErrors {
   public:
-    template <class Body> void guard(Body&& body) {
+    template <class Body>
+    void guard(Body&& body) {
         try {
             body();
         } catch (...) {

@@ -10,7 +10,8 @@
 namespace sparse_backend {
 namespace SPARSE_BACKEND_VARIANT {
 
-template <class Real> SB_INLINE bool needs_current(const GradientView<Real>& grads) {
+template <class Real>
+SB_INLINE bool needs_current(const GradientView<Real>& grads) {
     return grads.want_membrane || grads.want_gain || grads.want_synapse;
 }
 
@@ -35,7 +36,8 @@ void recompute(const LayerView<Real>& layer, const GradientView<Real>& grads, co
 }
 
 // Rows of the trajectory around one step.
-template <class Real> struct Around {
+template <class Real>
+struct Around {
     const Real *u, *m, *m_prev, *i_new, *i_prev;
 };
 
@@ -78,8 +80,8 @@ void coefficient_sums(const LayerView<Real>& layer, const GradientView<Real>& gr
 
 // Gradients from outside on z[t], m[t] and i[t] as padded rows.
 template <class Real>
-void outer_gradients(const LayerView<Real>& layer, const GradientView<Real>& grads,
-                     ReverseScratch<Real>& scratch, int64_t b, int64_t t) {
+void outer_gradients(const LayerView<Real>& layer, const GradientView<Real>& grads, ReverseScratch<Real>& scratch,
+                     int64_t b, int64_t t) {
     const int64_t n = layer.padded, width = layer.width, row = b * layer.steps + t;
     const auto load = [&](Real* to, const Strided<const Real>& from) {
         if (from.data)
@@ -127,8 +129,8 @@ void dense_reverse(const LayerView<Real>& layer, const GradientView<Real>& grads
         else
             sigma_row(rule, n, at.u, layer.coefficients.threshold, cursor.x, cursor.sum, sigma);
         table.reverse(layer.coefficients, n,
-                      {at.u, at.m_prev, at.m, sigma, scratch.g_z, scratch.g_m, scratch.g_i, scratch.mu,
-                       scratch.carry, scratch.lambda, scratch.l, scratch.spike, scratch.eta});
+                      {at.u, at.m_prev, at.m, sigma, scratch.g_z, scratch.g_m, scratch.g_i, scratch.mu, scratch.carry,
+                       scratch.lambda, scratch.l, scratch.spike, scratch.eta});
         coefficient_sums(layer, grads, sums, scratch, at);
         add_products(layer, grads, sums, scratch, b, t, scratch.lambda);
     }

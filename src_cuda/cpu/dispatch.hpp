@@ -15,8 +15,15 @@ std::vector<std::string> available_isas();
 // "auto" or one of available_isas(); throws std::invalid_argument for anything else.
 void force_isa(const std::string& name);
 
-template <class Real> const Kernels<Real>& kernels_for();
-template <> inline const Kernels<float>& kernels_for<float>() { return kernels().float32; }
-template <> inline const Kernels<double>& kernels_for<double>() { return kernels().float64; }
+template <class Real>
+const Kernels<Real>& kernels_for();
+template <>
+inline const Kernels<float>& kernels_for<float>() {
+    return kernels().float32;
+}
+template <>
+inline const Kernels<double>& kernels_for<double>() {
+    return kernels().float64;
+}
 
 }  // namespace sparse_backend

@@ -13,7 +13,8 @@ namespace sparse_backend {
 namespace {
 
 // A dense input [T, B, Nin] and the kernel that reads its rows. Byte inputs leave float values.
-template <class Input> struct DenseInput {
+template <class Input>
+struct DenseInput {
     typedef std::conditional_t<std::is_same_v<Input, uint8_t>, float, Input> Value;
     const Input* data;
     int64_t steps, batch, width, stride_t, stride_b;
@@ -30,7 +31,8 @@ template <class Input> struct DenseInput {
 
 // Whether a sample of rows, spread over the tensor, is far denser than the limit: then reading the rest
 // would be wasted. Fixed rows, so that the answer depends on the data alone.
-template <class Input> bool looks_dense(const DenseInput<Input>& x, double limit) {
+template <class Input>
+bool looks_dense(const DenseInput<Input>& x, double limit) {
     typedef typename DenseInput<Input>::Value Value;
     const int64_t rows = x.steps * x.batch, sampled = std::min<int64_t>(rows, 32);
     Buffer<int32_t> idx(x.width);
@@ -93,8 +95,8 @@ std::unique_ptr<Compressed> compress_typed(const DenseInput<Input>& x, double li
 }
 
 template <class Real>
-void scatter_typed(const EventList<Real>& events, const Strided<Real>& out, int64_t steps, int64_t batch,
-                   int64_t width, int64_t threads) {
+void scatter_typed(const EventList<Real>& events, const Strided<Real>& out, int64_t steps, int64_t batch, int64_t width,
+                   int64_t threads) {
 #pragma omp parallel for schedule(static) num_threads(int(threads))
     for (int64_t b = 0; b < batch; ++b)
         for (int64_t t = 0; t < steps; ++t) {
@@ -147,8 +149,7 @@ std::unique_ptr<Compressed> run_compress(int64_t x, int64_t steps, int64_t batch
         return compress_typed<double>({address<double>(x), steps, batch, inputs, stride_t, stride_b}, limit, threads);
     case uint8:
     case boolean:
-        return compress_typed<uint8_t>({address<uint8_t>(x), steps, batch, inputs, stride_t, stride_b}, limit,
-                                       threads);
+        return compress_typed<uint8_t>({address<uint8_t>(x), steps, batch, inputs, stride_t, stride_b}, limit, threads);
     }
     throw std::invalid_argument("dtype=" + std::to_string(dtype) + " must be FLOAT32, FLOAT64, UINT8 or BOOL");
 }
@@ -173,8 +174,7 @@ void run_gather(int64_t ptr, int64_t idx, int64_t steps, int64_t batch, int64_t 
                              threads);
     else
         gather_typed<float>({address<int64_t>(ptr), address<int32_t>(idx), nullptr},
-                            {address<float>(source), stride_t, stride_b}, steps, batch, writable<float>(out),
-                            threads);
+                            {address<float>(source), stride_t, stride_b}, steps, batch, writable<float>(out), threads);
 }
 
 void run_transpose(int64_t source, int64_t target, int64_t rows, int64_t columns, int64_t source_stride, int dtype,

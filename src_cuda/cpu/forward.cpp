@@ -18,17 +18,21 @@ void EventPieces::write_ptr(int64_t* ptr) const {
 
 namespace {
 
-template <class Out, class Member> void concatenate(const EventPieces& events, Out* out, Member member) {
-    for (const EventPieces::Piece& piece : events.pieces) out = std::copy(member(piece).begin(), member(piece).end(), out);
+template <class Out, class Member>
+void concatenate(const EventPieces& events, Out* out, Member member) {
+    for (const EventPieces::Piece& piece : events.pieces)
+        out = std::copy(member(piece).begin(), member(piece).end(), out);
 }
 
-template <class T> void assign(std::vector<char>& bytes, const T* values, int64_t count) {
+template <class T>
+void assign(std::vector<char>& bytes, const T* values, int64_t count) {
     const char* begin = reinterpret_cast<const char*>(values);
     bytes.assign(begin, begin + size_t(count) * sizeof(T));
 }
 
 // One list of events while it grows.
-template <class Real> struct GrowingList {
+template <class Real>
+struct GrowingList {
     Buffer<int32_t> idx;
     Buffer<Real> values, extras;
 
@@ -73,11 +77,11 @@ void scan_range(const LayerView<Real>& view, int64_t from, int64_t to, size_t pi
     }
     if (view.want_spikes) spikes.finish(cursor.spike_sink, result.spikes.pieces[piece], false, 0);
     if (view.want_resets) resets.finish(cursor.reset_sink, result.resets.pieces[piece], false, 0);
-    if (view.want_active)
-        active.finish(cursor.active_sink, result.active.pieces[piece], true, view.carrier_count);
+    if (view.want_active) active.finish(cursor.active_sink, result.active.pieces[piece], true, view.carrier_count);
 }
 
-template <class Real> std::unique_ptr<ForwardResult> forward_typed(const Layer& layer) {
+template <class Real>
+std::unique_ptr<ForwardResult> forward_typed(const Layer& layer) {
     const TypedLayer<Real> typed(layer);
     const LayerView<Real>& view = typed.view;
     auto result = std::make_unique<ForwardResult>();
@@ -94,9 +98,8 @@ template <class Real> std::unique_ptr<ForwardResult> forward_typed(const Layer& 
     ParallelErrors errors;
 #pragma omp parallel for schedule(static, 1) num_threads(int(ranges))
     for (int64_t r = 0; r < ranges; ++r)
-        errors.guard([&] {
-            scan_range(view, view.batch * r / ranges, view.batch * (r + 1) / ranges, size_t(r), *result);
-        });
+        errors.guard(
+            [&] { scan_range(view, view.batch * r / ranges, view.batch * (r + 1) / ranges, size_t(r), *result); });
     errors.rethrow();
     for (EventPieces* events : {&result->spikes, &result->active, &result->resets})
         for (const EventPieces::Piece& piece : events->pieces) events->count += int64_t(piece.idx.size());

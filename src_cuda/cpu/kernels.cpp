@@ -10,15 +10,20 @@ namespace sparse_backend {
 namespace SPARSE_BACKEND_VARIANT {
 namespace {
 
-template <class Real> bool is_supported(Integrator integrator, int poles, Pre pre, Post post) {
+template <class Real>
+bool is_supported(Integrator integrator, int poles, Pre pre, Post post) {
     return find_step<Real>(integrator, poles, pre, post).step != nullptr;
 }
 
-template <class Real> void add_rows(Real* target, const Real* source, int64_t n) { add_row(target, source, n); }
+template <class Real>
+void add_rows(Real* target, const Real* source, int64_t n) {
+    add_row(target, source, n);
+}
 
-template <class Real> constexpr Kernels<Real> kernels_of() {
-    return {forward_scan<Real>,         sparse_reverse<Real>, dense_reverse<Real>, is_supported<Real>,
-            compress_row<Real, Real>,   transpose<Real>,      add_rows<Real>};
+template <class Real>
+constexpr Kernels<Real> kernels_of() {
+    return {forward_scan<Real>,       sparse_reverse<Real>, dense_reverse<Real>, is_supported<Real>,
+            compress_row<Real, Real>, transpose<Real>,      add_rows<Real>};
 }
 
 }  // namespace

@@ -72,12 +72,12 @@ struct EventPieces {
 struct ForwardResult {
     int dtype = float32;
     EventPieces spikes, resets;
-    EventPieces active;  // values: u; extras: the carriers of the entry
+    EventPieces active;          // values: u; extras: the carriers of the entry
     std::vector<double> graded;  // value of a spike, per neuron
 };
 
 struct Compressed {
-    EventPieces events;  // values: the non-zero entries
+    EventPieces events;         // values: the non-zero entries
     int value_dtype = float32;  // of the values; float32 for byte inputs
     bool all_ones = true;
     int64_t entries = 0;  // of the dense input

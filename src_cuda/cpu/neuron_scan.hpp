@@ -12,7 +12,8 @@ namespace sparse_backend {
 namespace SPARSE_BACKEND_VARIANT {
 
 // State at the start of batch element b.
-template <class Real> void start_state(const LayerView<Real>& layer, int64_t b, Real* m, Real* i) {
+template <class Real>
+void start_state(const LayerView<Real>& layer, int64_t b, Real* m, Real* i) {
     const int64_t n = layer.padded, width = layer.width;
     fill_row(m, n, Real(0));
     fill_row(i, n, Real(0));
@@ -26,8 +27,8 @@ SB_INLINE void input_row(const LayerView<Real>& layer, int64_t b, int64_t t, boo
     if (!layer.current.data)
         gather_current(current, layer, b * layer.steps + t);
     else if (first || layer.current.stride_t != 0)
-        load_row(current, layer.current.data + t * layer.current.stride_t + b * layer.current.stride_b,
-                 layer.width, layer.padded);
+        load_row(current, layer.current.data + t * layer.current.stride_t + b * layer.current.stride_b, layer.width,
+                 layer.padded);
 }
 
 SB_INLINE bool has_room(const EventSink& sink, int64_t width) { return sink.capacity - sink.count >= width; }
@@ -77,14 +78,16 @@ void advance_carriers(const LayerView<Real>& layer, const StepTable<Real>& table
     }
 }
 
-template <class Real> void start_element(const LayerView<Real>& layer, ForwardCursor<Real>& cursor) {
+template <class Real>
+void start_element(const LayerView<Real>& layer, ForwardCursor<Real>& cursor) {
     start_state(layer, cursor.b, cursor.m, cursor.i);
     fill_row(cursor.carrier_m, layer.carrier_count * layer.padded, Real(0));
     fill_row(cursor.carrier_i, layer.carrier_count * layer.padded, Real(0));
     if (layer.gradient == Gradient::sampled) start_sampling(layer, cursor.b, cursor.sum);
 }
 
-template <class Real> void finish_element(const LayerView<Real>& layer, const ForwardCursor<Real>& cursor) {
+template <class Real>
+void finish_element(const LayerView<Real>& layer, const ForwardCursor<Real>& cursor) {
     const int64_t width = layer.width, at = cursor.b * width;
     if (layer.m_last) store_row(layer.m_last + at, cursor.m, width);
     if (layer.i_last && layer.poles == 2) store_row(layer.i_last + at, cursor.i, width);
@@ -105,11 +108,12 @@ void write_dense(const LayerView<Real>& layer, const ForwardCursor<Real>& cursor
         for (int64_t j = 0; j < width; ++j) z[j] = spiked[j] ? graded[j] : Real(0);
     }
     if (layer.membrane_out.data)
-        store_row(layer.membrane_out.data + t * layer.membrane_out.stride_t + b * layer.membrane_out.stride_b,
-                  cursor.m, width);
+        store_row(layer.membrane_out.data + t * layer.membrane_out.stride_t + b * layer.membrane_out.stride_b, cursor.m,
+                  width);
 }
 
-template <class Real> bool forward_scan(const LayerView<Real>& layer, ForwardCursor<Real>& cursor) {
+template <class Real>
+bool forward_scan(const LayerView<Real>& layer, ForwardCursor<Real>& cursor) {
     const StepTable<Real> table = find_step<Real>(layer.integrator, layer.poles, layer.pre, layer.post);
     const SigmaRule<Real> rule = sigma_rule(layer);
     const int64_t n = layer.padded, width = layer.width;

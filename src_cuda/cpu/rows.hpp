@@ -17,17 +17,21 @@ namespace sparse_backend {
 namespace SPARSE_BACKEND_VARIANT {
 
 // 64 bytes of lanes whatever the instruction set, so that a reduction has the same order everywhere.
-template <class Real> struct Lanes;
-template <> struct Lanes<float> {
+template <class Real>
+struct Lanes;
+template <>
+struct Lanes<float> {
     typedef float type __attribute__((vector_size(64), aligned(4), may_alias));
     static constexpr int count = 16;
 };
-template <> struct Lanes<double> {
+template <>
+struct Lanes<double> {
     typedef double type __attribute__((vector_size(64), aligned(8), may_alias));
     static constexpr int count = 8;
 };
 
-template <class Real> SB_INLINE void fill_row(Real* SB_RESTRICT row, int64_t n, Real value) {
+template <class Real>
+SB_INLINE void fill_row(Real* SB_RESTRICT row, int64_t n, Real value) {
     for (int64_t j = 0; j < n; ++j) row[j] = value;
 }
 
@@ -43,7 +47,8 @@ SB_INLINE void store_row(Real* SB_RESTRICT target, const Real* SB_RESTRICT row, 
     __builtin_memcpy(target, row, size_t(width) * sizeof(Real));
 }
 
-template <class Real> SB_INLINE void add_row(Real* SB_RESTRICT sum, const Real* SB_RESTRICT row, int64_t n) {
+template <class Real>
+SB_INLINE void add_row(Real* SB_RESTRICT sum, const Real* SB_RESTRICT row, int64_t n) {
     for (int64_t j = 0; j < n; ++j) sum[j] += row[j];
 }
 
@@ -118,7 +123,8 @@ SB_INLINE int64_t extract(const uint8_t* mask, int64_t n, int32_t* out) {
 }
 
 // Dot product of two padded rows in a fixed order of summation.
-template <class Real> SB_INLINE Real dot(const Real* a, const Real* b, int64_t n) {
+template <class Real>
+SB_INLINE Real dot(const Real* a, const Real* b, int64_t n) {
     typedef typename Lanes<Real>::type Vector;
     constexpr int lanes = Lanes<Real>::count;
     Vector even = {}, odd = {};

@@ -7,7 +7,8 @@
 namespace sparse_backend {
 
 // Rows of a forward scan: state, step scratch, byte masks and carriers.
-template <class Real> class ForwardScratch {
+template <class Real>
+class ForwardScratch {
   public:
     explicit ForwardScratch(const LayerView<Real>& view)
         : rows_(9 + 3 * view.carrier_count, view.padded), masks_(3, (view.padded + 63) / 64 * 64), cursor() {
@@ -31,11 +32,15 @@ template <class Real> class ForwardScratch {
 };
 
 // Rows of a reverse scan; the dense one also holds the trajectory of a batch element.
-template <class Real> class ReverseMemory {
+template <class Real>
+class ReverseMemory {
   public:
     ReverseMemory(const LayerView<Real>& view, const GradientView<Real>& grads, const Real* decay, bool dense)
-        : forward_(view), rows_(13, view.padded), entries_(2 * largest_element(view, grads)),
-          first_reset_(view.padded), scratch() {
+        : forward_(view),
+          rows_(13, view.padded),
+          entries_(2 * largest_element(view, grads)),
+          first_reset_(view.padded),
+          scratch() {
         scratch.decay = const_cast<Real*>(decay);
         for (Real** row : {&scratch.mu, &scratch.carry, &scratch.lambda, &scratch.eta, &scratch.l, &scratch.spike,
                            &scratch.g_z, &scratch.g_m, &scratch.g_i, &scratch.current_sum, &scratch.spiked_l,

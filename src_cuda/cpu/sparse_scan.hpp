@@ -16,13 +16,15 @@ struct Entries {
     int64_t count;
 };
 
-template <class Real> SB_INLINE Entries entries_of(const EventList<Real>& list, int64_t row) {
+template <class Real>
+SB_INLINE Entries entries_of(const EventList<Real>& list, int64_t row) {
     if (!list.ptr) return {nullptr, 0};
     return {list.idx + list.ptr[row], list.ptr[row + 1] - list.ptr[row]};
 }
 
 // Neurons whose membrane is above threshold before the first step: r[0].
-template <class Real> int64_t first_resets(const LayerView<Real>& layer, int64_t b, int32_t* idx) {
+template <class Real>
+int64_t first_resets(const LayerView<Real>& layer, int64_t b, int32_t* idx) {
     int64_t count = 0;
     for (int64_t j = 0; j < layer.width; ++j) {
         const Real m = layer.m0 ? layer.m0[b * layer.width + j] : Real(0);
@@ -58,7 +60,8 @@ void entry_sigmas(const LayerView<Real>& layer, const GradientView<Real>& grads,
     }
 }
 
-template <class Real> SB_INLINE Real jump_of(const LayerView<Real>& layer, int64_t j, Real u) {
+template <class Real>
+SB_INLINE Real jump_of(const LayerView<Real>& layer, int64_t j, Real u) {
     switch (layer.post) {
     case Post::subtract:
     case Post::subtract_all: return -layer.coefficients.threshold[j];
@@ -79,8 +82,7 @@ template <class Real>
 void active_entries(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& sums,
                     ReverseScratch<Real>& scratch, int64_t b, int64_t t, Entries active, int64_t first_entry) {
     const Real* g_spikes =
-        grads.g_spikes.data ? grads.g_spikes.data + t * grads.g_spikes.stride_t + b * grads.g_spikes.stride_b
-                            : nullptr;
+        grads.g_spikes.data ? grads.g_spikes.data + t * grads.g_spikes.stride_t + b * grads.g_spikes.stride_b : nullptr;
     const int64_t begin = active.count ? active.idx - grads.active.idx : 0;
     for (int64_t k = 0; k < active.count; ++k) {
         const int64_t j = active.idx[k], e = begin + k;
@@ -126,8 +128,8 @@ void through_reset(const LayerView<Real>& layer, const GradientView<Real>& grads
 
 // l = adjoint of m[t] from step t + 1 and from outside.
 template <class Real>
-void membrane_adjoint(const LayerView<Real>& layer, const GradientView<Real>& grads,
-                      ReverseScratch<Real>& scratch, int64_t b, int64_t t, bool alive) {
+void membrane_adjoint(const LayerView<Real>& layer, const GradientView<Real>& grads, ReverseScratch<Real>& scratch,
+                      int64_t b, int64_t t, bool alive) {
     const int64_t n = layer.padded, width = layer.width;
     Real* SB_RESTRICT l = scratch.l;
     const Real *SB_RESTRICT mu = scratch.mu, *SB_RESTRICT decay = scratch.decay;

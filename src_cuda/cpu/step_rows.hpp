@@ -10,7 +10,8 @@
 namespace sparse_backend {
 namespace SPARSE_BACKEND_VARIANT {
 
-template <class Real> SB_INLINE Coefficients<Real> coefficients_at(const CoefficientRows<Real>& rows, int64_t j) {
+template <class Real>
+SB_INLINE Coefficients<Real> coefficients_at(const CoefficientRows<Real>& rows, int64_t j) {
     return {rows.membrane[j],  rows.gain[j],  rows.synapse[j], rows.leak[j],
             rows.threshold[j], rows.reset[j], rows.graded[j]};
 }
@@ -62,8 +63,9 @@ void carrier_row(const CoefficientRows<Real>& rows, Carrier parameter, int64_t n
     }
 }
 
-template <class Real> struct ReverseRows {
-    const Real *u, *m_prev, *m;    // trajectory; m decides the reset of the next step
+template <class Real>
+struct ReverseRows {
+    const Real *u, *m_prev, *m;  // trajectory; m decides the reset of the next step
     const Real *sigma, *g_z, *g_m, *g_i;
     Real *mu, *carry;  // in: from step t + 1 (zero where detached); out: of step t
     Real *lambda, *l, *spike, *eta;
@@ -103,15 +105,17 @@ void reverse_row(const CoefficientRows<Real>& rows, int64_t n, const ReverseRows
     }
 }
 
-template <class Real> struct StepTable {
+template <class Real>
+struct StepTable {
     void (*step)(const CoefficientRows<Real>&, int64_t, const Real*, Real*, Real*, Real*, uint8_t*);
     void (*current)(const CoefficientRows<Real>&, int64_t, const Real*, const Real*, const Real*, Real*);
-    void (*carrier)(const CoefficientRows<Real>&, Carrier, int64_t, const Real*, const Real*, const Real*, Real*,
-                    Real*, Real*);
+    void (*carrier)(const CoefficientRows<Real>&, Carrier, int64_t, const Real*, const Real*, const Real*, Real*, Real*,
+                    Real*);
     void (*reverse)(const CoefficientRows<Real>&, int64_t, const ReverseRows<Real>&);
 };
 
-template <class Real, Integrator integrator, int poles, Pre pre, Post post> StepTable<Real> table_of() {
+template <class Real, Integrator integrator, int poles, Pre pre, Post post>
+StepTable<Real> table_of() {
     typedef Neuron<integrator, poles, pre, post> N;
     if constexpr (N::is_supported)
         return {step_row<N, Real>, current_row<N, Real>, carrier_row<N, Real>, reverse_row<N, Real>};
@@ -119,7 +123,8 @@ template <class Real, Integrator integrator, int poles, Pre pre, Post post> Step
         return {};
 }
 
-template <class Real, Integrator integrator, int poles, Pre pre> StepTable<Real> table_of(Post post) {
+template <class Real, Integrator integrator, int poles, Pre pre>
+StepTable<Real> table_of(Post post) {
     switch (post) {
     case Post::none: return table_of<Real, integrator, poles, pre, Post::none>();
     case Post::subtract: return table_of<Real, integrator, poles, pre, Post::subtract>();
@@ -130,7 +135,8 @@ template <class Real, Integrator integrator, int poles, Pre pre> StepTable<Real>
     return {};
 }
 
-template <class Real, Integrator integrator, int poles> StepTable<Real> table_of(Pre pre, Post post) {
+template <class Real, Integrator integrator, int poles>
+StepTable<Real> table_of(Pre pre, Post post) {
     switch (pre) {
     case Pre::none: return table_of<Real, integrator, poles, Pre::none>(post);
     case Pre::subtract: return table_of<Real, integrator, poles, Pre::subtract>(post);
@@ -141,7 +147,8 @@ template <class Real, Integrator integrator, int poles> StepTable<Real> table_of
 }
 
 // The row functions of a structure; all null where the structure is not supported.
-template <class Real> StepTable<Real> find_step(Integrator integrator, int poles, Pre pre, Post post) {
+template <class Real>
+StepTable<Real> find_step(Integrator integrator, int poles, Pre pre, Post post) {
     if (integrator == Integrator::decay)
         return poles == 2 ? table_of<Real, Integrator::decay, 2>(pre, post)
                           : table_of<Real, Integrator::decay, 1>(pre, post);

@@ -20,7 +20,8 @@ void derivative_row(const Real* SB_RESTRICT x, int64_t n, SurrogateConstants<Rea
 }
 
 // A surrogate with its constants, ready to be applied to rows.
-template <class Real> struct SigmaRule {
+template <class Real>
+struct SigmaRule {
     void (*derivative)(const Real*, int64_t, SurrogateConstants<Real>, Real, Real*);
     SurrogateConstants<Real> constants;
     Real window;
@@ -28,7 +29,8 @@ template <class Real> struct SigmaRule {
     Real level;
 };
 
-template <class Real> SigmaRule<Real> sigma_rule(const LayerView<Real>& layer) {
+template <class Real>
+SigmaRule<Real> sigma_rule(const LayerView<Real>& layer) {
     SigmaRule<Real> rule;
     rule.constants = surrogate_constants<Real>(layer.surrogate, layer.surrogate_p0, layer.surrogate_p1);
     rule.window = Real(layer.surrogate_window);
@@ -52,16 +54,15 @@ template <class Real> SigmaRule<Real> sigma_rule(const LayerView<Real>& layer) {
 }
 
 // The sampling accumulators of one batch element at t = 0.
-template <class Real> void start_sampling(const LayerView<Real>& layer, int64_t b, Real* SB_RESTRICT sum) {
-    for (int64_t j = 0; j < layer.padded; ++j)
-        sum[j] = sampling_offset<Real>(layer.key, uint64_t(b), uint64_t(j));
+template <class Real>
+void start_sampling(const LayerView<Real>& layer, int64_t b, Real* SB_RESTRICT sum) {
+    for (int64_t j = 0; j < layer.padded; ++j) sum[j] = sampling_offset<Real>(layer.key, uint64_t(b), uint64_t(j));
 }
 
 // sigma' of row u where the rule keeps it, else 0; advances the sampling accumulators. x is scratch.
 template <class Real>
-void sigma_row(const SigmaRule<Real>& rule, int64_t n, const Real* SB_RESTRICT u,
-               const Real* SB_RESTRICT threshold, Real* SB_RESTRICT x, Real* SB_RESTRICT sum,
-               Real* SB_RESTRICT sigma) {
+void sigma_row(const SigmaRule<Real>& rule, int64_t n, const Real* SB_RESTRICT u, const Real* SB_RESTRICT threshold,
+               Real* SB_RESTRICT x, Real* SB_RESTRICT sum, Real* SB_RESTRICT sigma) {
     for (int64_t j = 0; j < n; ++j) x[j] = u[j] - threshold[j];
     rule.derivative(x, n, rule.constants, rule.window, sigma);
     const Real level = rule.level;

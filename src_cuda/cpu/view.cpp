@@ -29,37 +29,36 @@ void check_layer(const Layer& layer) {
     require(!events || layer.current || layer.inputs > 0, "inputs=" + number(layer.inputs) + " must be positive");
     require(layer.membrane.address, "membrane=0: every neuron needs its membrane coefficient");
     require(layer.threshold.address || !layer.fires, "threshold=0: a neuron that fires needs a threshold");
-    require(layer.fires || (layer.pre == 0 && layer.post == 0),
-            "fires=False with pre=" + number(layer.pre) + ", post=" + number(layer.post) +
-                ": without spikes there is no reset");
+    require(layer.fires || (layer.pre == 0 && layer.post == 0), "fires=False with pre=" + number(layer.pre) +
+                                                                    ", post=" + number(layer.post) +
+                                                                    ": without spikes there is no reset");
     require(layer.surrogate >= 0 && layer.surrogate < surrogate_kinds,
             "surrogate=" + number(layer.surrogate) + " is not a known surrogate");
     require(layer.gradient >= 0 && layer.gradient <= int(Gradient::sampled),
             "gradient=" + number(layer.gradient) + " is not a known gradient rule");
     require(layer.level >= 0, "level=" + std::to_string(layer.level) + " must not be negative");
-    require(layer.carriers >= 0 && layer.carriers < 8, "carriers=" + number(layer.carriers) + " is not a mask of 3 bits");
+    require(layer.carriers >= 0 && layer.carriers < 8,
+            "carriers=" + number(layer.carriers) + " is not a mask of 3 bits");
     const bool known = layer.integrator >= 0 && layer.integrator <= 1 && (layer.poles == 1 || layer.poles == 2) &&
                        layer.pre >= 0 && layer.pre <= 3 && layer.post >= 0 && layer.post <= 4;
     require(known && kernels().float32.is_supported(Integrator(layer.integrator), layer.poles, Pre(layer.pre),
                                                     Post(layer.post)),
-            "integrator=" + number(layer.integrator) + ", poles=" + number(layer.poles) + ", pre=" +
-                number(layer.pre) + ", post=" + number(layer.post) + ": no kernel has this structure");
+            "integrator=" + number(layer.integrator) + ", poles=" + number(layer.poles) + ", pre=" + number(layer.pre) +
+                ", post=" + number(layer.post) + ": no kernel has this structure");
 }
 
-bool needs_resets(const Layer& layer) {
-    return Post(layer.post) == Post::subtract || Post(layer.post) == Post::zero;
-}
+bool needs_resets(const Layer& layer) { return Post(layer.post) == Post::subtract || Post(layer.post) == Post::zero; }
 
 template <class Real>
 void TypedLayer<Real>::set_row(int index, const Coefficient& coefficient, Real fallback, Real padding) {
     const Real* source = address<Real>(coefficient.address);
     Real* to = row(index);
     std::fill(to, to + view.padded, padding);
-    for (int64_t j = 0; j < view.width; ++j)
-        to[j] = source ? source[coefficient.per_neuron ? j : 0] : fallback;
+    for (int64_t j = 0; j < view.width; ++j) to[j] = source ? source[coefficient.per_neuron ? j : 0] : fallback;
 }
 
-template <class Real> TypedLayer<Real>::TypedLayer(const Layer& layer) : view() {
+template <class Real>
+TypedLayer<Real>::TypedLayer(const Layer& layer) : view() {
     check_layer(layer);
     view.steps = layer.steps;
     view.batch = layer.batch;

@@ -10,11 +10,18 @@ namespace sparse_backend {
 // Throws std::invalid_argument naming the field for anything a kernel could not run on.
 void check_layer(const Layer& layer);
 
-template <class Real> const Real* address(int64_t value) { return reinterpret_cast<const Real*>(value); }
-template <class Real> Real* writable(int64_t value) { return reinterpret_cast<Real*>(value); }
+template <class Real>
+const Real* address(int64_t value) {
+    return reinterpret_cast<const Real*>(value);
+}
+template <class Real>
+Real* writable(int64_t value) {
+    return reinterpret_cast<Real*>(value);
+}
 
 // A LayerView and the memory behind its padded rows.
-template <class Real> class TypedLayer {
+template <class Real>
+class TypedLayer {
   public:
     explicit TypedLayer(const Layer& layer);
     TypedLayer(const TypedLayer&) = delete;
