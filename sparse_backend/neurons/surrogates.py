@@ -54,6 +54,9 @@ def _sigmoid(x: Tensor, slope: float) -> Tensor:
     return slope * e / (e + 1) ** 2
 
 
+_ROOT_PI = 1.7724539041519165  # sqrt(pi) as Norse has it: rounded to float32
+
+
 FORMULAS: dict[str, Formula] = {
     "atan": Formula(("alpha",), lambda x, a: a / 2 / (1 + (math.pi / 2 * a * x) ** 2)),
     "fast_sigmoid": Formula(("slope",), lambda x, k: 1 / (k * x.abs() + 1) ** 2),
@@ -64,7 +67,7 @@ FORMULAS: dict[str, Formula] = {
     "triangle": Formula(("alpha",), lambda x, a: a * torch.relu(1 - x.abs()), support=lambda a: 1.0),
     "tanh": Formula(("alpha",), lambda x, a: 1 - torch.tanh(a * x) ** 2),
     "circ": Formula(("alpha",), _circ),
-    "heavi_erfc": Formula(("alpha",), lambda x, a: 2 / math.sqrt(math.pi) * torch.exp(-((a * x) ** 2))),
+    "heavi_erfc": Formula(("alpha",), lambda x, a: 2 * torch.exp(-((a * x) ** 2)) / _ROOT_PI),
     "zero": Formula((), torch.zeros_like, support=lambda: 0.0),
 }
 
@@ -87,7 +90,9 @@ class Surrogate:
         if formula is None:
             raise ArgumentError(f"kind={self.kind!r} must be one of {', '.join(FORMULAS)}")
         if len(self.params) != len(formula.parameters):
-            raise ArgumentError(f"params={self.params!r}: {self.kind} takes {formula.parameters or 'no parameters'}")
+            raise ArgumentError(
+                f"params={self.params!r}: {self.kind} takes {formula.parameters or 'no parameters'}"
+            )
         for name, value in zip(formula.parameters, self.params, strict=True):
             if not math.isfinite(value):
                 raise ArgumentError(f"{name}={value!r} of surrogate {self.kind} must be finite")

@@ -17,7 +17,7 @@ struct SurrogateConstants {
 template <class Real>
 SB_INLINE SurrogateConstants<Real> surrogate_constants(Surrogate kind, double p0, double p1) {
     if (kind == Surrogate::atan) return {Real(p0 / 2), Real(1.57079632679489661923 * p0)};
-    if (kind == Surrogate::heavi_erfc) return {Real(p0), Real(1.77245385090551602730)};
+    if (kind == Surrogate::heavi_erfc) return {Real(p0), Real(1.7724539041519165)};
     return {Real(p0), Real(p1)};
 }
 
