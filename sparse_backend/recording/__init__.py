@@ -11,14 +11,17 @@ from .deferred import is_deferred, shape_of
 from .flush import flush
 from .layer import Layer
 from .materialise import resolve, resolve_all
-from .reasons import flush_reasons
+from .previous import previous_state
+from .reasons import flush_reasons, forget as forget_flush_reasons
 from .record import record_feed, record_sequence, record_step
 
 __all__ = [
     "Layer",
     "flush",
     "flush_reasons",
+    "forget_flush_reasons",
     "is_deferred",
+    "previous_state",
     "record_feed",
     "record_sequence",
     "record_step",

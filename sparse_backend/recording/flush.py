@@ -73,7 +73,7 @@ def _run(segment: Segment, stepwise: bool) -> None:
     else:
         for stream in segment.streams:
             if isinstance(stream, NeuronStream):
-                stream.result = _run_neuron(stream, segment.grad)
+                stream.result = _run_neuron(stream)
             elif isinstance(stream, FeedStream):
                 stream.result = FeedResult(*_source(stream), stream.weight, stream.bias, stream.count)
             elif isinstance(stream, MapStream):
@@ -95,7 +95,7 @@ def _source(stream: Stream) -> tuple[Result, int]:
     return MapResult(parent.result, slot, parent.count, torch.Tensor.detach, detach_packed if slot == 0 else None), 0
 
 
-def _run_neuron(stream: NeuronStream, grad: bool) -> Result:
+def _run_neuron(stream: NeuronStream) -> Result:
     held = stream.earlier_states_held()
     if not stream.whole and any(held[1:]):
         # Only the membrane exists as a sequence; whoever keeps synaptic currents of earlier steps gets them step by step.
@@ -120,7 +120,7 @@ def _run_neuron(stream: NeuronStream, grad: bool) -> Result:
             source = result.sequence(slot)[:steps]
     if isinstance(source, Tensor) and feed is None:
         source = source.reshape(-1, *flat) if source.dim() > len(shape) else source.reshape(flat)
-    out = _run_layer(stream, grad, source, feed, _initial(stream, flat), steps, held[0] if held else False)
+    out = _run_layer(stream, source, feed, _initial(stream, flat), steps, held[0] if held else False)
     states = tuple(state.view(shape) for state in out.state)
     whole_shape = stream.shapes[0]
     membrane = out.membrane
@@ -132,7 +132,6 @@ def _run_neuron(stream: NeuronStream, grad: bool) -> Result:
 
 def _run_layer(
     stream: NeuronStream,
-    grad: bool,
     source: Tensor | PackedSpikes,
     feed: LinearFeed | None,
     initial: tuple[Tensor, ...],
@@ -142,17 +141,19 @@ def _run_layer(
     layer = stream.layer
     is_membrane = layer.output_is_membrane
     feeds_membrane = any(not isinstance(child.source, Inputs) and child.source[1] == 1 for child in stream.children.values())
-    out = run_layer(
-        *(source, feed, stream.neuron(), initial),
-        steps=steps,
-        rule=layer.rule(stream.module, grad),
-        cuts=cuts_tensor(stream, steps),
-        want_spikes=stream.want_dense and not is_membrane,
-        want_membrane=is_membrane or membrane_held or feeds_membrane,
-        spike_dtype=stream.dtypes[0],
-    )
-    layer.observe(stream.module, out)
-    return out
+    neuron = stream.neuron()
+    while True:
+        out = run_layer(
+            *(source, feed, neuron, initial),
+            steps=steps,
+            rule=layer.rule(stream.module, neuron, stream.requires_grad),
+            cuts=cuts_tensor(stream, steps),
+            want_spikes=stream.want_dense and not is_membrane,
+            want_membrane=is_membrane or membrane_held or feeds_membrane,
+            spike_dtype=stream.dtypes[0],
+        )
+        if not layer.observe(stream.module, out):
+            return out
 
 
 def _fusable(stream: NeuronStream, feed: FeedResult) -> bool:
@@ -180,7 +181,7 @@ def _run_stepwise(segment: Segment) -> None:
     for stream in segment.streams:
         if isinstance(stream, NeuronStream):
             if stream.whole:
-                stream.result = _run_neuron(stream, segment.grad)
+                stream.result = _run_neuron(stream)
             else:
                 stream.result = _neuron_steps(stream, _rows(_source(stream), stream.count))
         elif isinstance(stream, FeedStream):

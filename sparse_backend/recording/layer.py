@@ -19,8 +19,11 @@ class Layer(Protocol):
     output_is_membrane: bool
     """Whether the output is the membrane itself (a neuron that does not fire)."""
 
-    def neuron(self, module: nn.Module, like: Tensor, shape: torch.Size) -> Neuron:
-        """The neuron, when a stream begins. like: 0-dim, dtype and device of the computation; shape: features."""
+    def neuron(self, module: nn.Module, like: Tensor, shape: torch.Size) -> Neuron | None:
+        """The neuron, when a stream begins; None if upstream's code has to run.
+
+        like: 0-dim, dtype and device of the computation.  shape: of the features, without batch.
+        """
 
     def fingerprint(self, module: nn.Module) -> tuple[object, ...]:
         """At every step: all that is no tensor and may change a result."""
@@ -28,11 +31,11 @@ class Layer(Protocol):
     def parameters(self, module: nn.Module) -> tuple[Tensor, ...]:
         """At every step: the tensors that `neuron` read."""
 
-    def rule(self, module: nn.Module, grad_enabled: bool) -> GradientRule:
+    def rule(self, module: nn.Module, neuron: Neuron, grad_enabled: bool) -> GradientRule:
         """How to use the surrogate, when a stream is executed."""
 
-    def observe(self, module: nn.Module, output: LayerOutput) -> None:
-        """Statistics of an executed stream."""
+    def observe(self, module: nn.Module, output: LayerOutput) -> bool:
+        """Statistics of an executed stream; True asks for it to be executed again, with a new rule."""
 
     def output_dtype(self, module: nn.Module, dtype: torch.dtype) -> torch.dtype:
         """The dtype of the output for a current of `dtype`."""

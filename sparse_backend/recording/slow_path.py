@@ -292,6 +292,8 @@ def _new_neuron(
         neuron = layer.neuron(module, torch.zeros((), dtype=dtype, device=device), state_shape[1:])
     except SparseBackendError:
         return None
+    if neuron is None:
+        return None
     coefficients = neuron.coefficients.tensors()
     poles = neuron.spec.poles
     if state is not None and len(state) != poles:

@@ -329,6 +329,7 @@ class NeuronStream(Stream):
             if last is not None:
                 value = self.result.step(slot, self.count - 1)
                 last._real = value.detach() if last._cut else value
+                last._exact = self.result.exact_links
                 last._source = None
 
     def release(self) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..ops.sequence import PackedSpikes
 from ..torch_private import modes_matter
-from .deferred import Deferred
+from .deferred import Deferred, make
 from .segment import current, locate
 from .slow_path import metadata, place_for
 from .stream import MapStream
@@ -60,8 +60,6 @@ def reshaped(tensor: Deferred, shape: Shape, remake: Callable[[Tensor], Tensor])
 def _alias(tensor: Deferred, remake: Callable[[Tensor], Tensor]) -> Deferred:
     stream = locate(tensor)
     assert stream is not None
-    from .deferred import make
-
     alias = make(stream.blanks[tensor._slot], stream, tensor._step, tensor._slot)
     alias._of, alias._remake = tensor, remake
     return alias
