@@ -220,12 +220,14 @@ def _swap_back(module: nn.Module) -> None:
 
 def _drop_pending(modules: Any) -> None:
     """Compute what was recorded and leave ordinary tensors behind in the modules' attributes."""
-    flush()
-    reset_backoff()
+    modules = list(modules)
     for module in modules:
         settle = getattr(module, "settle", None)
         if settle is not None and is_accelerated(module):
             settle()
+    flush()
+    reset_backoff()
+    for module in modules:
         buffers = module._buffers
         for name, value in buffers.items():
             if isinstance(value, Tensor):

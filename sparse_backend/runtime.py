@@ -97,6 +97,7 @@ class LayerRuntime:
     level: float | None = None
     calls: int = 0
     trials: int = 0
+    trial: tuple[float, float] | None = None
     totals: LayerTotals = field(default_factory=LayerTotals)
     early_active: list[float] = field(default_factory=list)
     window: float | None = None
@@ -112,7 +113,7 @@ class LayerRuntime:
     def configure(self, name: str, index: int, options: Options) -> None:
         """Take new options; a change of them starts the sampling anew, the same ones leave it as it is."""
         if options != self.options:
-            self.options, self.level, self.calls, self.trials = options, None, 0, 0
+            self.options, self.level, self.calls, self.trials, self.trial = options, None, 0, 0, None
             self.early_active.clear()
         self.name, self.index = name, index
 
@@ -130,7 +131,7 @@ class LayerRuntime:
             self.window = window_half_width(self.options, neuron)
             return GradientRule("window", self.window)
         if self.level is None or surrogate != self.surrogate:
-            self.surrogate, self.level, self.trials = surrogate, _first_level(surrogate), 0
+            self.surrogate, self.level, self.trials, self.trial = surrogate, _first_level(surrogate), 0, None
         if self.level == 0:
             return GradientRule("exact")
         key = stream_key(self.options.seed, zlib.crc32(self.name.encode()) << 20 | self.index, self.calls)
@@ -175,7 +176,7 @@ class LayerRuntime:
             return calibrating
         if calibrating and not 1 / _CLOSE <= ratio <= _CLOSE:
             self.trials += 1
-            self.level = level * min(max(ratio, 1 / 64), 64)
+            self.level = level * self._correction(level, ratio)
             self._release(surrogate)
             return self.trials < _TRIALS
         self.trials = _TRIALS
@@ -183,12 +184,24 @@ class LayerRuntime:
         self._release(surrogate)
         return False
 
+    def _correction(self, level: float, ratio: float) -> float:
+        # Secant in log-log: the active fraction falls like 1/level for a level above the peak, but ever more slowly on
+        # the tail of a surrogate, so that a plain ratio would creep.
+        here = (math.log(level), math.log(max(ratio, 1e-6)))
+        slope = 1.0
+        if self.trial is not None and here[0] != self.trial[0]:
+            slope = min(max((self.trial[1] - here[1]) / (here[0] - self.trial[0]), 0.02), 1.0)
+        self.trial = here
+        return math.exp(min(max(here[1] / slope, -16.0), 16.0))
+
     def _release(self, surrogate: Surrogate) -> None:
         # Far below its peak the level keeps the whole support: no entry is left to sample.
         assert self.level is not None
-        floor = _peak(surrogate) * 2.0**-20
-        if self.level < floor:
-            self.level = floor if surrogate.everywhere_active else 0.0
+        peak = _peak(surrogate)
+        if surrogate.everywhere_active:
+            self.level = max(self.level, peak * 2.0**-100)
+        elif self.level < peak * 2.0**-20:
+            self.level = 0.0
 
     @property
     def quiet(self) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sparse_backend.adapters.base import Claim, NeuronLayer, Stock, check_threshold
 from sparse_backend.errors import SparseBackendError
 from sparse_backend.neurons import Surrogate
-from sparse_backend.recording import record_step, resolve, shape_of
+from sparse_backend.recording import previous_state, record_step, resolve, shape_of
 from sparse_backend.runtime import RUNTIME, LayerRuntime
 
 from .surrogates import recognise
@@ -158,19 +158,19 @@ class AcceleratedNeuron(nn.Module):
         if "reset" not in held:
             runtime: LayerRuntime = held[RUNTIME]
             if runtime.previous is None:
-                raise AttributeError(
-                    f"{type(self).__name__!r} object has no attribute 'reset' before its first step"
-                )
-            before = runtime.previous()
-            if before is None and runtime.previous is not _ZEROS:
-                raise SparseBackendError(
-                    f"the reset of layer {runtime.name!r} follows from the membrane potential before its last step, "
-                    "which was not kept; hold on to that mem, or keep this layer stock"
-                )
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute 'reset' before its first step")
             mem = self._buffers["mem"]
             assert mem is not None
+            before = runtime.previous()
+            if before is None:
+                before = torch.zeros_like(mem) if runtime.previous is _ZEROS else previous_state(mem)
+            if before is None:
+                raise SparseBackendError(
+                    f"the reset of layer {runtime.name!r} follows from the membrane potential before its last step, "
+                    "which was not kept; read it before anything else, hold on to that mem, or keep the layer stock"
+                )
             with torch.no_grad():
-                held["reset"] = self.mem_reset(torch.zeros_like(mem) if before is None else resolve(before))
+                held["reset"] = self.mem_reset(resolve(before))
         return held["reset"]
 
     @reset.setter
