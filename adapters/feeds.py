@@ -19,7 +19,7 @@ class AcceleratedLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """y = x W^T + b; input `[B, N_in]` (one step) or `[T, B, N_in]`."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or not isinstance(input, Tensor):
             return nn.Linear.forward(self, input)
         out = record_feed(self, input)
         return nn.Linear.forward(self, resolve(input)) if out is NotImplemented else out
