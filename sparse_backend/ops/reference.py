@@ -17,7 +17,15 @@ from ..neurons import Coefficients, NeuronSpec
 from . import events, random
 from .contract import Layer, LayerGradients, LayerOutputs, OutputGradients
 
-__all__ = ["Trajectory", "active_entries", "after_spike", "backward", "forward", "integrate", "surrogate_value"]
+__all__ = [
+    "Trajectory",
+    "active_entries",
+    "after_spike",
+    "backward",
+    "forward",
+    "integrate",
+    "surrogate_value",
+]
 
 
 @dataclass

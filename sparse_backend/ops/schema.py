@@ -7,6 +7,7 @@ torch.ops.sparse_backend.to_dense         packed spikes as a dense tensor
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,19 +34,30 @@ def _tensors(names: tuple[str, ...]) -> str:
     return "(" + ", ".join(f"Tensor {name}" for name in names) + ")"
 
 
-@torch.library.custom_op(
-    "sparse_backend::layer",
-    mutates_args=(),
-    schema=f"({_LAYER_ARGUMENTS}) -> {_tensors(tuple(f'{name}_' for name in _OUTPUTS))}",
+# Registered through a Library rather than `torch.library.custom_op`, whose wrappers import the whole compiler stack
+# at the first call (a second) and add tens of microseconds to each.
+_LIBRARY = torch.library.Library("sparse_backend", "FRAGMENT")
+_LIBRARY.define(f"layer({_LAYER_ARGUMENTS}) -> {_tensors(tuple(f'{name}_' for name in _OUTPUTS))}")
+_LIBRARY.define(
+    "layer_backward("
+    + ", ".join(f"Tensor? g_{name}" for name in _OUTPUT_GRADIENTS)
+    + f", {_LAYER_ARGUMENTS}, "
+    + ", ".join(f"Tensor out_{name}" for name in _SAVED)
+    + f", int needs) -> {_tensors(tuple(LayerGradients.__dataclass_fields__))}"
 )
-def layer(*args: Any) -> tuple[Tensor, ...]:
+_LIBRARY.define(
+    "to_dense(Tensor carrier, Tensor ptr, Tensor idx, Tensor val, Tensor? aptr, Tensor? aidx, "
+    "int steps, int batch, int width) -> Tensor"
+)
+
+
+def _layer(*args: Any) -> tuple[Tensor, ...]:
     """Run `Layer.from_arguments(*args)` forward; returns the fields of `LayerOutputs` in order."""
     described = Layer.from_arguments(*args)
     return backend.forward(described).flat()
 
 
-@layer.register_fake
-def _(*args: Any) -> tuple[Tensor, ...]:
+def _layer_fake(*args: Any) -> tuple[Tensor, ...]:
     described = Layer.from_arguments(*args)
     out = LayerOutputs.empty(described)
     steps, batch, _ = described.shape
@@ -80,16 +92,7 @@ def _(*args: Any) -> tuple[Tensor, ...]:
     return out.flat()
 
 
-@torch.library.custom_op(
-    "sparse_backend::layer_backward",
-    mutates_args=(),
-    schema="("
-    + ", ".join(f"Tensor? g_{name}" for name in _OUTPUT_GRADIENTS)
-    + f", {_LAYER_ARGUMENTS}, "
-    + ", ".join(f"Tensor out_{name}" for name in _SAVED)
-    + f", int needs) -> {_tensors(tuple(LayerGradients.__dataclass_fields__))}",
-)
-def layer_backward(*args: Any) -> tuple[Tensor, ...]:
+def _layer_backward(*args: Any) -> tuple[Tensor, ...]:
     """Gradients of `layer`; returns the fields of `LayerGradients` in order, empty where `needs` has no bit."""
     gradients, described, out, needs = _split_backward(args)
     result = backend.backward(described, out, gradients, needs)
@@ -99,8 +102,7 @@ def layer_backward(*args: Any) -> tuple[Tensor, ...]:
     return result.flat()
 
 
-@layer_backward.register_fake
-def _(*args: Any) -> tuple[Tensor, ...]:
+def _layer_backward_fake(*args: Any) -> tuple[Tensor, ...]:
     _, described, _, needs = _split_backward(args)
     result = LayerGradients.empty(described)
     like = described.m0
@@ -166,9 +168,6 @@ def _layer_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...
     return tuple(answer)
 
 
-layer.register_autograd(_layer_gradient, setup_context=_save_for_backward)
-
-
 def _twice_differentiable(
     grads: tuple[Tensor | None, ...], inputs: list[Any], saved: tuple[Tensor, ...], wanted: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
@@ -178,20 +177,16 @@ def _twice_differentiable(
     for name, value in zip(_SAVED, saved, strict=True):
         setattr(out, name, value)
     places = [place for place, want in enumerate(wanted) if want]
-    found = replay.gradients(described, out, grads[: len(_OUTPUT_GRADIENTS)], [inputs[place] for place in places])
+    found = replay.gradients(
+        described, out, grads[: len(_OUTPUT_GRADIENTS)], [inputs[place] for place in places]
+    )
     answer: list[Tensor | None] = [None] * len(inputs)
     for place, value in zip(places, found, strict=True):
         answer[place] = value
     return tuple(answer)
 
 
-@torch.library.custom_op(
-    "sparse_backend::to_dense",
-    mutates_args=(),
-    schema="(Tensor carrier, Tensor ptr, Tensor idx, Tensor val, Tensor? aptr, Tensor? aidx, "
-    "int steps, int batch, int width) -> Tensor",
-)
-def to_dense(
+def _to_dense(
     carrier: Tensor,
     ptr: Tensor,
     idx: Tensor,
@@ -206,8 +201,7 @@ def to_dense(
     return backend.to_dense(carrier, ptr, idx, val, (steps, batch, width))
 
 
-@to_dense.register_fake
-def _(
+def _to_dense_fake(
     carrier: Tensor,
     ptr: Tensor,
     idx: Tensor,
@@ -232,4 +226,21 @@ def _to_dense_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (events.gather(grad, *ctx.saved_tensors) if ctx.packed else grad, *([None] * 8))
 
 
-to_dense.register_autograd(_to_dense_gradient, setup_context=_save_positions)
+def _register(name: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"sparse_backend::{name}", fake, lib=_LIBRARY)
+
+
+_register("layer", _layer, _layer_fake)
+_register("layer_backward", _layer_backward, _layer_backward_fake)
+_register("to_dense", _to_dense, _to_dense_fake)
+torch.library.register_autograd(
+    "sparse_backend::layer", _layer_gradient, setup_context=_save_for_backward, lib=_LIBRARY
+)
+torch.library.register_autograd(
+    "sparse_backend::to_dense", _to_dense_gradient, setup_context=_save_positions, lib=_LIBRARY
+)
+
+layer = torch.ops.sparse_backend.layer.default
+layer_backward = torch.ops.sparse_backend.layer_backward.default
+to_dense = torch.ops.sparse_backend.to_dense.default

@@ -37,7 +37,9 @@ def slope(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> 
     return torch.autograd.grad(function(x).sum(), x)[0]
 
 
-@pytest.mark.parametrize(("surrogate", "upstream"), SNNTORCH, ids=lambda v: str(v) if isinstance(v, Surrogate) else "")
+@pytest.mark.parametrize(
+    ("surrogate", "upstream"), SNNTORCH, ids=lambda v: str(v) if isinstance(v, Surrogate) else ""
+)
 def test_snntorch_formula(surrogate: Surrogate, upstream: Callable[[torch.Tensor], torch.Tensor]) -> None:
     x = torch.cat([torch.linspace(-3, 3, 1201, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
     torch.testing.assert_close(slope(surrogate, x), slope(upstream, x), rtol=1e-12, atol=1e-14)
@@ -49,7 +51,9 @@ def test_norse_formula(surrogate: Surrogate, method: str, alpha: float) -> None:
     x = torch.linspace(-3, 3, 1201, dtype=torch.float64)
     want = slope(lambda v: threshold.threshold(v, method, torch.as_tensor(alpha)), x)
     # Upstream's sqrt(pi) is a float32 constant, and circ is a difference of nearly equal terms far from the threshold.
-    torch.testing.assert_close(slope(surrogate, x), want, rtol=1e-6 if method == "heavi_erfc" else 1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        slope(surrogate, x), want, rtol=1e-6 if method == "heavi_erfc" else 1e-9, atol=1e-12
+    )
 
 
 def test_sigmoid_stays_finite_where_upstream_overflows() -> None:
@@ -75,7 +79,12 @@ def test_dtype_is_kept() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "params", "message"),
-    [("nope", (), "kind='nope'"), ("atan", (), "params"), ("atan", (math.nan,), "alpha=nan"), ("sfs", (1.0,), "params")],
+    [
+        ("nope", (), "kind='nope'"),
+        ("atan", (), "params"),
+        ("atan", (math.nan,), "alpha=nan"),
+        ("sfs", (1.0,), "params"),
+    ],
 )
 def test_bad_surrogates_are_refused(kind: str, params: tuple[float, ...], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):

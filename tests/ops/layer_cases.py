@@ -136,7 +136,9 @@ class Case:
             want_membrane=self.g_membrane is not None,
         )
 
-    def gradients(self, spikes: Tensor | None, membrane: Tensor | None, last: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    def gradients(
+        self, spikes: Tensor | None, membrane: Tensor | None, last: tuple[Tensor, ...]
+    ) -> dict[str, Tensor]:
         loss = sum((value * grad).sum() for value, grad in zip(last, self.g_state, strict=True))
         if spikes is not None:
             loss = loss + (spikes * self.g_spikes).sum()
@@ -149,7 +151,9 @@ class Case:
 
     def trajectory(self, spike: Callable[[Tensor], Tensor]) -> reference.Trajectory:
         """The layer as a differentiable torch loop, with `spike` as spike function."""
-        current = self.source if self.source.dim() == 3 else self.source.expand(self.steps, *self.source.shape)
+        current = (
+            self.source if self.source.dim() == 3 else self.source.expand(self.steps, *self.source.shape)
+        )
         if self.feed is not None:
             current = torch.nn.functional.linear(current, self.feed.weight, self.feed.bias)
         m0 = self.state[0]

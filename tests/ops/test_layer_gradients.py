@@ -65,7 +65,9 @@ def test_every_feed(
         check(case, surrogate, rule)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 64, 300, 3), (300, 2, 17, 33), (40, 5, 129, 257), (7, 33, 1, 8)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (1, 64, 300, 3), (300, 2, 17, 33), (40, 5, 129, 257), (7, 33, 1, 8)]
+)
 @pytest.mark.parametrize(("surrogate", "rule"), RULES, ids=lambda v: getattr(v, "mode", None) or str(v))
 def test_odd_shapes(
     implementation: str, shape: tuple[int, int, int, int], surrogate: Surrogate, rule: GradientRule
@@ -85,7 +87,14 @@ def two_layers(rule: GradientRule, below: Case, above: Case, *, packed: bool) ->
     assert first.spikes is not None and first.dense_spikes is not None
     source: PackedSpikes | torch.Tensor = first.spikes if packed else first.dense_spikes
     second = run_layer(
-        source, above.feed, above.neuron, above.state, steps=above.steps, rule=rule, cuts=above.cuts, want_spikes=True
+        source,
+        above.feed,
+        above.neuron,
+        above.state,
+        steps=above.steps,
+        rule=rule,
+        cuts=above.cuts,
+        want_spikes=True,
     )
     assert second.dense_spikes is not None
     loss = (second.dense_spikes * above.g_spikes).sum() + (second.state[0] * above.g_state[0]).sum()

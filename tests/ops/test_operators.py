@@ -93,13 +93,19 @@ def arguments(**changes: Any) -> dict[str, Any]:
         ({"source": torch.rand(4, 2, 3, device="meta")}, ArgumentError, "mixed"),
         ({"cuts": torch.zeros(3, dtype=torch.uint8)}, ArgumentError, "cuts has shape"),
         (
-            {"neuron": Neuron(NeuronSpec(), Coefficients.of(torch.zeros(()), membrane=torch.rand(4), threshold=1.0))},
+            {
+                "neuron": Neuron(
+                    NeuronSpec(), Coefficients.of(torch.zeros(()), membrane=torch.rand(4), threshold=1.0)
+                )
+            },
             ArgumentError,
             r"membrane has shape \(4,\)",
         ),
     ],
 )
-def test_bad_arguments_are_named(changes: dict[str, Any], error: type[SparseBackendError], message: str) -> None:
+def test_bad_arguments_are_named(
+    changes: dict[str, Any], error: type[SparseBackendError], message: str
+) -> None:
     with pytest.raises(error, match=message):
         run_layer(**arguments(**changes))
 

@@ -16,7 +16,13 @@ from sparse_backend.ops.contract import Layer
 from sparse_backend.ops.schema import layer as layer_operator
 from sparse_backend.ops.sequence import GradientRule
 
-LEVELS = {S.atan(2.0): 0.5, S.fast_sigmoid(25.0): 0.3, S.triangular(1.0): 3.0, S.sigmoid(10.0): 0.5, S.tanh(3.0): 0.5}
+LEVELS = {
+    S.atan(2.0): 0.5,
+    S.fast_sigmoid(25.0): 0.3,
+    S.triangular(1.0): 3.0,
+    S.sigmoid(10.0): 0.5,
+    S.tanh(3.0): 0.5,
+}
 """For each surrogate an s0 that keeps some entries for certain, or none (triangular has one magnitude), and draws others."""
 SURROGATES = list(LEVELS)
 
@@ -42,7 +48,19 @@ def drawn_values(case: Case, rule: GradientRule) -> Tensor:
     assert feed is not None
     args = (
         *(case.source.detach(), None, None, None, None, None, feed.weight, feed.bias, *c.tensors()),
-        *(case.state[0], i0, case.cuts, case.steps, spec.encode(), rule.mode, rule.level, rule.key, 0, False, False),
+        *(
+            case.state[0],
+            i0,
+            case.cuts,
+            case.steps,
+            spec.encode(),
+            rule.mode,
+            rule.level,
+            rule.key,
+            0,
+            False,
+            False,
+        ),
     )
     aptr, aidx, au = layer_operator(*args)[8:11]
     layer = Layer.from_arguments(*args)
