@@ -126,7 +126,13 @@ def accelerated(model: nn.Module, **options: Any) -> Iterator[Report]:
 
 def is_accelerated(module: nn.Module) -> bool:
     """Whether this very module is swapped (its children are not asked)."""
-    return hasattr(type(module), "upstream") and issubclass(type(module), type(module).upstream)
+    return upstream_of(module) is not None
+
+
+def upstream_of(module: nn.Module) -> type[nn.Module] | None:
+    """The class that a swapped module had before; None for a stock one."""
+    upstream: type[nn.Module] | None = getattr(type(module), "upstream", None)
+    return upstream if upstream is not None and isinstance(module, upstream) else None
 
 
 def _plan(model: nn.Module) -> list[_Plan]:
@@ -191,7 +197,7 @@ def _swap_all(plans: list[_Plan], options: Options) -> list[LayerReport]:
     index = 0
     for plan in plans:
         module, decision = plan.module, plan.decision
-        kind = (type(module).upstream if is_accelerated(module) else type(module)).__name__
+        kind = (upstream_of(module) or type(module)).__name__
         row = LayerReport(plan.names[0], kind, "stock", feed=plan.feed, aliases=tuple(plan.names[1:]))
         layers.append(row)
         if isinstance(decision, adapters.Stock):
@@ -213,7 +219,8 @@ def _swap_all(plans: list[_Plan], options: Options) -> list[LayerReport]:
 
 
 def _swap_back(module: nn.Module) -> None:
-    upstream = type(module).upstream
+    upstream = upstream_of(module)
+    assert upstream is not None
     module.__dict__.pop(RUNTIME, None)
     module.__class__ = upstream
 

@@ -95,8 +95,8 @@ def lapicque(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     *,
-    R: Coefficient,  # noqa: N803  # upstream's names
-    C: Coefficient,  # noqa: N803
+    R: Coefficient,
+    C: Coefficient,
     time_step: float = 1.0,
     threshold: Coefficient = 1.0,
     reset_mechanism: Literal["subtract", "zero", "none"] = "subtract",

@@ -48,8 +48,8 @@ class LayerReport:
         if runtime.quiet:
             seen = runtime.early_active
             found.append(
-                f"quiet start: {sum(seen) / len(seen):.2%} of the entries lie in the window, the layer hardly "
-                "learns; use gradient='sampled', a wider backward_threshold, or larger initial weights"
+                f"quiet start: {sum(seen) / len(seen):.2%} of the entries lie in the window, the layer "
+                "hardly learns; use gradient='sampled', a wider backward_threshold, or larger initial weights"
             )
         if runtime.reason is not None:
             found.append(f"runs upstream's code since an option was changed: {runtime.reason}")

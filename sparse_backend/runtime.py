@@ -49,7 +49,7 @@ class LayerTotals:
     """Sums over the sequences that a layer ran.
 
     calls: sequences.  trained: those with a gradient.  steps: time steps.  entries: T B N.
-    active, spikes: entries that were active (of the trained ones) or spiked.  algorithm: product -> form ->
+    active, spikes: entries that were active (of the trained ones) or spiked, where the layer fires.  algorithm: product -> form ->
     times chosen.
     """
 
@@ -67,8 +67,9 @@ class LayerTotals:
         """Count one sequence."""
         self.calls += 1
         self.steps += steps
-        self.entries += entries
-        self.spikes += output.spike_density * entries
+        if output.spikes is not None:
+            self.entries += entries
+            self.spikes += output.spike_density * entries
         if trained:
             self.trained += 1
             self.trained_entries += entries
@@ -185,8 +186,8 @@ class LayerRuntime:
         return False
 
     def _correction(self, level: float, ratio: float) -> float:
-        # Secant in log-log: the active fraction falls like 1/level for a level above the peak, but ever more slowly on
-        # the tail of a surrogate, so that a plain ratio would creep.
+        # Secant in log-log: the active fraction falls like 1/level for a level above the peak, but ever more
+        # slowly on the tail of a surrogate, so that a plain ratio would creep.
         here = (math.log(level), math.log(max(ratio, 1e-6)))
         slope = 1.0
         if self.trial is not None and here[0] != self.trial[0]:
@@ -214,7 +215,7 @@ class LayerRuntime:
         mode = self.options.gradient
         if mode == "window":
             width = self.options.backward_threshold if self.window is None else self.window
-            return "window " + (f"±{width:.4g}" if width is not None else f"±{_WINDOW:g} × threshold")
+            return "window " + (f"±{width:.4g}" if width is not None else f"±{_WINDOW:g} of the threshold")
         if mode == "sampled":
             if self.level is None:
                 return f"sampled, budget {self.options.budget:.3g}"

@@ -166,7 +166,9 @@ class _Runner:
     def __call__(self, left_out: Tensor | None) -> _Run:
         positional = tuple(_fresh(value) for value in self.positional)
         named = {name: _fresh(value) for name, value in self.named.items()}
-        leaves = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        leaves: dict[str, Tensor] = {
+            name: value for name, value in self.model.named_parameters() if value.requires_grad
+        }
         given = [*enumerate(positional), *named.items()]
         leaves.update({f"input[{key}]": v for key, v in given if isinstance(v, Tensor) and v.requires_grad})
         kept: dict[str, list[Any]] = {}
@@ -175,7 +177,8 @@ class _Runner:
         tensors = [resolve_all(value) for value in _tensors(outputs)]
         loss = _projection(tensors, left_out) if self.loss_fn is None else self.loss_fn(outputs)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise ArgumentError(f"loss_fn returned {loss!r}; it must return a tensor with one element")
+            shown = tuple(loss.shape) if isinstance(loss, Tensor) else repr(loss)
+            raise ArgumentError(f"loss_fn returned {shown}; it must return a tensor with one element")
         found: Sequence[Tensor | None] = (None,) * len(leaves)
         if loss.requires_grad and leaves:
             found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
@@ -289,12 +292,12 @@ def _preserved(model: nn.Module) -> Iterator[Callable[[], None]]:
     modules = list(model.modules())
     classes = [type(module) for module in modules]
     held = [dict(module.__dict__) for module in modules]
-    tables = [(dict(module._parameters), dict(module._buffers)) for module in modules]
+    contents = [(dict(module._parameters), dict(module._buffers)) for module in modules]
     runtimes = [(r, r.snapshot()) for h in held if (r := h.get("_sparse_backend_runtime")) is not None]
     values = {
-        id(value): (value, value._version, value.detach().clone())
-        for table in tables
-        for part in table
+        id(value): (value, value.detach().clone())
+        for pair in contents
+        for part in pair
         for value in part.values()
         if isinstance(value, Tensor) and not value.is_inference()
     }
@@ -305,19 +308,23 @@ def _preserved(model: nn.Module) -> Iterator[Callable[[], None]]:
     def rewind() -> None:
         flush()
         for module, cls, attributes, (parameters, buffers) in zip(
-            modules, classes, held, tables, strict=True
+            modules, classes, held, contents, strict=True
         ):
             module.__class__ = cls
             module.__dict__.clear()
             module.__dict__.update(attributes)
-            for table, saved in ((module._parameters, parameters), (module._buffers, buffers)):
+            pairs: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+                (module._parameters, parameters),
+                (module._buffers, buffers),
+            )
+            for table, saved in pairs:
                 table.clear()
                 table.update(saved)
         for runtime, state in runtimes:
             runtime.rewind(state)
         with torch.no_grad():
-            for value, version, copy in values.values():
-                if value._version != version and not torch.equal(value, copy):
+            for value, copy in values.values():
+                if not torch.equal(value, copy):
                     value.copy_(copy)
         for parameter, grad in grads:
             parameter.grad = grad

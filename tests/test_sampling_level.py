@@ -1,7 +1,8 @@
-"""The sampling level: found on the first batch, following the budget afterwards, and drawn from the seed alone."""
+"""The sampling level: found on the first batch, following the budget later, and drawn from the seed alone."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,9 @@ X = torch.randn(200_000, generator=torch.Generator().manual_seed(0)).double() * 
 
 
 def neuron(surrogate: Surrogate, threshold: float | Tensor = 1.0, leak: float = 0.0) -> Neuron:
-    return Neuron(NeuronSpec(surrogate=surrogate), Coefficients.of(torch.zeros(()), threshold=threshold, leak=leak))
+    return Neuron(
+        NeuronSpec(surrogate=surrogate), Coefficients.of(torch.zeros(()), threshold=threshold, leak=leak)
+    )
 
 
 def active(surrogate: Surrogate, level: float, shift: float = 0.0) -> float:
@@ -82,7 +85,7 @@ def test_the_level_follows_a_layer_that_wakes_up_in_bounded_steps() -> None:
     for _ in range(15):
         fraction, _ = run(runtime, surrogate, shift=1.0)
         levels.append(runtime.level)
-    ratios = [b / a for a, b in zip(levels, levels[1:], strict=False)]
+    ratios = [b / a for a, b in itertools.pairwise(levels)]
     assert all(0.5 <= ratio <= 2.0 for ratio in ratios) and max(ratios) > 1.2
     assert fraction == pytest.approx(0.05, rel=0.1)
 
@@ -146,7 +149,9 @@ def test_keys_depend_on_seed_layer_and_call_and_on_nothing_else() -> None:
 def test_the_window_is_a_fifth_of_the_way_from_rest_to_threshold() -> None:
     options = Options(gradient="window")
     assert window_half_width(options, neuron(surrogates.atan(), 2.0)) == pytest.approx(0.4)
-    assert window_half_width(options, neuron(surrogates.atan(), torch.tensor([1.0, 3.0]))) == pytest.approx(0.4)
+    assert window_half_width(options, neuron(surrogates.atan(), torch.tensor([1.0, 3.0]))) == pytest.approx(
+        0.4
+    )
     assert window_half_width(options, neuron(surrogates.atan(), -50.0, leak=-65.0)) == pytest.approx(3.0)
     given = Options(gradient="window", backward_threshold=0.7)
     assert LayerRuntime("", 0, given).rule(neuron(surrogates.atan())) == GradientRule("window", 0.7)

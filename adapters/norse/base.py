@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,7 @@ class AcceleratedModule(nn.Module):
 
     def _initial(self, input_tensor: Tensor) -> Any:
         # Upstream starts in float32 and is promoted by the first step's input.
-        first = self.state_fallback(input_tensor)
+        first = cast(Any, self).state_fallback(input_tensor)
         dtype = input_tensor.dtype
         if dtype == torch.float32 or all(value.dtype == dtype for value in first):
             return first

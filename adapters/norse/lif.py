@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import norse.torch as norse
 import torch
@@ -77,7 +77,7 @@ class LIFBoxLayer(NorseLayer):
         )
         if coefficients is None or not isinstance(surrogate, Surrogate):
             return None
-        value = module.p.reset_method is reset_value
+        value = cast(Any, module.p).reset_method is reset_value
         spec = NeuronSpec("euler", post="value" if value else "subtract_all", surrogate=surrogate)
         return Neuron(spec, coefficients)
 
@@ -132,7 +132,7 @@ class AcceleratedLIFBoxCell(AcceleratedCell, norse.LIFBoxCell):
     @classmethod
     def examine(cls, module: nn.Module) -> Claim | Stock:
         """Whether this module's options can be accelerated."""
-        method = module.p.reset_method
+        method = cast(Any, module.p).reset_method
         if method is not reset_value and method is not reset_subtract:
             return Stock(f"reset_method {getattr(method, '__name__', method)!s} is not one of Norse's")
         name = "reset to v_reset" if method is reset_value else "reset by subtraction"

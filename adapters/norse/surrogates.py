@@ -46,7 +46,7 @@ def recognise(method: str, alpha: float) -> Surrogate | str:
 def _upstream_derivative(method: str, alpha: float) -> torch.Tensor:
     with torch.enable_grad():
         x = torch.tensor(_POINTS, dtype=torch.float64, requires_grad=True)
-        spikes = threshold(x, method, torch.tensor(alpha, dtype=torch.float64))  # type: ignore[arg-type]
+        spikes = threshold(x, method, torch.tensor(alpha, dtype=torch.float64))
         if not spikes.requires_grad:
             return torch.zeros_like(x)
         (gradient,) = torch.autograd.grad(spikes.sum(), x)

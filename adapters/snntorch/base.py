@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import snntorch as snn
 import torch
@@ -158,7 +158,9 @@ class AcceleratedNeuron(nn.Module):
         if "reset" not in held:
             runtime: LayerRuntime = held[RUNTIME]
             if runtime.previous is None:
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute 'reset' before its first step")
+                raise AttributeError(
+                    f"{type(self).__name__!r} object has no attribute 'reset' before its first step"
+                )
             mem = self._buffers["mem"]
             assert mem is not None
             before = runtime.previous()
@@ -166,11 +168,11 @@ class AcceleratedNeuron(nn.Module):
                 before = torch.zeros_like(mem) if runtime.previous is _ZEROS else previous_state(mem)
             if before is None:
                 raise SparseBackendError(
-                    f"the reset of layer {runtime.name!r} follows from the membrane potential before its last step, "
-                    "which was not kept; read it before anything else, hold on to that mem, or keep the layer stock"
+                    f"the reset of layer {runtime.name!r} follows from the membrane potential before its last "
+                    "step, which was not kept: read it at once, hold on to that mem, or keep the layer stock"
                 )
             with torch.no_grad():
-                held["reset"] = self.mem_reset(resolve(before))
+                held["reset"] = cast(Any, self).mem_reset(resolve(before))
         return held["reset"]
 
     @reset.setter

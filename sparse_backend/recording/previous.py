@@ -14,7 +14,7 @@ __all__ = ["previous_state"]
 
 
 def previous_state(state: Tensor) -> Tensor | None:
-    """What entered the step that returned `state`; None if it was not recorded, or has been executed meanwhile."""
+    """What entered the step that returned `state`; None if it was not recorded or has been executed."""
     if type(state) is not Deferred:
         return None
     stream, step, slot = state._source, state._step, state._slot

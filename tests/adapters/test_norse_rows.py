@@ -36,10 +36,12 @@ def leaf(low: float, high: float, shape: tuple[int, ...] = ()) -> nn.Parameter:
 
 
 def compare(module: nn.Module, layer: Any, leaves: list[Tensor]) -> None:
-    """A loop over the unmodified cell against one sequence, spikes or membranes, final states, and every gradient."""
+    """A loop over the unmodified cell against one sequence: outputs, final states and every gradient."""
     torch.manual_seed(5)
     current = (torch.randn(T, B, N, dtype=DOUBLE) * 0.7 + 0.2).requires_grad_()
-    first = layer.state_type(*(torch.rand(B, N, dtype=DOUBLE).requires_grad_() for _ in layer.state_type._fields))
+    first = layer.state_type(
+        *(torch.rand(B, N, dtype=DOUBLE).requires_grad_() for _ in layer.state_type._fields)
+    )
     outputs, state = [], first
     for step in current:
         out, state = module(step, state)
@@ -75,7 +77,13 @@ def compare(module: nn.Module, layer: Any, leaves: list[Tensor]) -> None:
 @pytest.mark.parametrize("shape", [(), (N,)], ids=["scalar", "per neuron"])
 def test_lif(method: str, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    leaves = [leaf(100, 300, shape), leaf(100, 300, shape), leaf(-0.1, 0.1), leaf(0.3, 0.6, shape), leaf(-0.2, 0.2)]
+    leaves = [
+        leaf(100, 300, shape),
+        leaf(100, 300, shape),
+        leaf(-0.1, 0.1),
+        leaf(0.3, 0.6, shape),
+        leaf(-0.2, 0.2),
+    ]
     module = norse.LIFCell(norse.LIFParameters(*leaves, method=method, alpha=torch.tensor(2.0)))
     compare(module, AcceleratedLIFCell.layer, leaves)
 

@@ -76,7 +76,12 @@ def test_explicit_state_and_attributes_are_current() -> None:
 
 def test_a_new_shape_starts_from_zeros() -> None:
     def run(module: nn.Module) -> tuple[Any, ...]:
-        return (module(currents()[0]), module(currents(shape=(5, 4))[0]), module(currents()[1], torch.ones(2, 4)), module.reset)
+        return (
+            module(currents()[0]),
+            module(currents(shape=(5, 4))[0]),
+            module(currents()[1], torch.ones(2, 4)),
+            module.reset,
+        )
 
     assert_same(run, lambda: snn.Leaky(0.8))
 
@@ -181,7 +186,7 @@ def test_utils_reset_and_detach_hidden() -> None:
 
 
 def both_raise(call: Callable[[nn.Module], Any], make: Callable[[], nn.Module]) -> None:
-    """Upstream raises, and so does the accelerated module: the same type, the same message, at the same call."""
+    """Upstream raises, and so does the accelerated module: same type, same message, same call."""
     stock, ours = twins(make)
     ours(currents()[0])
     with pytest.raises(Exception) as expected:
@@ -197,7 +202,9 @@ def test_upstreams_exceptions_are_raised_at_the_call() -> None:
     both_raise(lambda m: m(None), lambda: snn.Leaky(0.9))
     both_raise(lambda m: m(currents()[0], "state"), lambda: snn.Leaky(0.9))
     both_raise(lambda m: m(torch.zeros(3, 5)), lambda: snn.Leaky(torch.rand(4)))
-    both_raise(lambda m: m(torch.zeros(3, 4, device="meta"), torch.zeros(3, 4)), lambda: snn.Leaky(torch.rand(4)))
+    both_raise(
+        lambda m: m(torch.zeros(3, 4, device="meta"), torch.zeros(3, 4)), lambda: snn.Leaky(torch.rand(4))
+    )
 
 
 def linear_and_leaky() -> nn.Module:
@@ -206,7 +213,13 @@ def linear_and_leaky() -> nn.Module:
 
 @pytest.mark.parametrize(
     "bad",
-    [torch.zeros(3, 6), torch.zeros(3, 5, dtype=torch.int64), torch.zeros(3, 5, dtype=torch.float64), "x", None]
+    [
+        torch.zeros(3, 6),
+        torch.zeros(3, 5, dtype=torch.int64),
+        torch.zeros(3, 5, dtype=torch.float64),
+        "x",
+        None,
+    ]
     + [torch.zeros(3, 5, device="meta")],
     ids=["features", "integers", "float64", "text", "none", "device"],
 )

@@ -51,7 +51,9 @@ def read(module: nn.Module, dtype: torch.dtype = DOUBLE) -> Neuron:
     return neuron
 
 
-def gradients(loop: Callable[..., Any], leaves: list[Tensor], current: Tensor, mem: Tensor) -> Iterator[Tensor]:
+def gradients(
+    loop: Callable[..., Any], leaves: list[Tensor], current: Tensor, mem: Tensor
+) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(1)
     spikes, membranes = loop(current, mem)
     weights = [torch.randn(x.shape, generator=generator, dtype=DOUBLE) for x in (spikes, membranes)]
@@ -102,7 +104,11 @@ def test_leaky(mechanism: str, reset_delay: bool, per_neuron: bool) -> None:
 def test_lapicque(mechanism: str, options: dict[str, float]) -> None:
     given = {name: torch.tensor(value, dtype=DOUBLE) for name, value in options.items()}
     module = snn.Lapicque(
-        **given, threshold=0.7, spike_grad=surrogates.atan(3.0), learn_threshold=True, reset_mechanism=mechanism
+        **given,
+        threshold=0.7,
+        spike_grad=surrogates.atan(3.0),
+        learn_threshold=True,
+        reset_mechanism=mechanism,
     ).double()
     assert_same_as_stock(module, [module.threshold], scale=float(module.C / module.time_step))
 
@@ -173,7 +179,9 @@ def test_options_that_stay_stock_say_why() -> None:
     assert adapter.examine(nn.Linear(2, 2)) is None
 
 
-@pytest.mark.parametrize("name, shape", [*itertools.product(["beta", "threshold"], [(B, N), (B, 1), (N + 1,)])])
+@pytest.mark.parametrize(
+    "name, shape", [*itertools.product(["beta", "threshold"], [(B, N), (B, 1), (N + 1,)])]
+)
 def test_a_coefficient_that_depends_on_the_batch_is_declined(name: str, shape: tuple[int, ...]) -> None:
     options: dict[str, Any] = {"beta": 0.9, "spike_grad": surrogates.atan(), name: torch.rand(shape)}
     module = snn.Leaky(**options)
