@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "common/bind_layer.hpp"
 #include "cpu/dispatch.hpp"
 #include "cpu/layer.hpp"
 #include "cpu/view.hpp"
@@ -14,23 +15,6 @@ namespace py = pybind11;
 using namespace sparse_backend;
 
 namespace {
-
-// Builds an argument object from keywords; an unknown name raises AttributeError.
-template <class T>
-py::object from_keywords(const py::kwargs& fields) {
-    py::object object = py::cast(T());
-    for (const auto& field : fields) py::setattr(object, field.first, field.second);
-    return object;
-}
-
-template <auto member>
-void coefficient(py::class_<Layer>& type, const std::string& name) {
-    type.def_property(
-        name.c_str(), [](const Layer& layer) { return (layer.*member).address; },
-        [](Layer& layer, int64_t address) { (layer.*member).address = address; });
-    type.def_property((name + "_per_neuron").c_str(), [](const Layer& layer) { return (layer.*member).per_neuron; },
-                      [](Layer& layer, bool per_neuron) { (layer.*member).per_neuron = per_neuron; });
-}
 
 template <class To, class From>
 void convert(const EventPieces& events, To* out) {
@@ -57,31 +41,6 @@ void write_graded(const ForwardResult& result, Real* out) {
 void write_list(const EventPieces& events, int64_t ptr, int64_t idx) {
     if (ptr) events.write_ptr(writable<int64_t>(ptr));
     if (idx) events.write_idx(writable<int32_t>(idx));
-}
-
-void bind_layer(py::module_& m) {
-    py::class_<Layer> type(m, "Layer", "Arguments of forward and backward; addresses are integers, 0 is absent.");
-    type.def(py::init<>());
-#define FIELD(name) type.def_readwrite(#name, &Layer::name)
-    FIELD(dtype), FIELD(steps), FIELD(batch), FIELD(width), FIELD(inputs), FIELD(threads);
-    FIELD(current), FIELD(current_stride_t), FIELD(current_stride_b);
-    FIELD(in_ptr), FIELD(in_idx), FIELD(in_val), FIELD(weight_t), FIELD(bias);
-    FIELD(m0), FIELD(i0), FIELD(cuts), FIELD(integrator), FIELD(poles), FIELD(pre), FIELD(post), FIELD(fires);
-    FIELD(surrogate), FIELD(surrogate_p0), FIELD(surrogate_p1), FIELD(surrogate_window);
-    FIELD(gradient), FIELD(level), FIELD(key), FIELD(active_includes_spikes);
-    FIELD(want_spikes), FIELD(want_active), FIELD(want_resets), FIELD(carriers);
-    FIELD(spikes), FIELD(spikes_stride_t), FIELD(spikes_stride_b);
-    FIELD(membrane_out), FIELD(membrane_stride_t), FIELD(membrane_stride_b);
-    FIELD(m_last), FIELD(i_last), FIELD(carrier_m_last), FIELD(carrier_i_last);
-#undef FIELD
-    coefficient<&Layer::membrane>(type, "membrane");
-    coefficient<&Layer::gain>(type, "gain");
-    coefficient<&Layer::synapse>(type, "synapse");
-    coefficient<&Layer::leak>(type, "leak");
-    coefficient<&Layer::threshold>(type, "threshold");
-    coefficient<&Layer::reset>(type, "reset");
-    coefficient<&Layer::graded>(type, "graded");
-    m.def("layer", [](const py::kwargs& fields) { return from_keywords<Layer>(fields); });
 }
 
 void bind_gradients(py::module_& m) {
@@ -170,6 +129,7 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("set_isa", &force_isa, py::arg("name"));
     m.def("padded_width", &padded_width, py::arg("width"));
     bind_layer(m);
+    m.def("layer", [](const py::kwargs& fields) { return from_keywords<Layer>(fields); });
     bind_gradients(m);
     bind_results(m);
     const py::call_guard<py::gil_scoped_release> released;

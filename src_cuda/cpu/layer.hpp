@@ -1,46 +1,17 @@
-// The untyped arguments of the Python binding, and the drivers that run the kernels over the batch.
+// The untyped arguments of the reverse scans, and the drivers that run the kernels over the batch.
 #pragma once
 
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "../common/layer.hpp"
 #include "arguments.hpp"
 
 namespace sparse_backend {
 
-enum DType : int { float32 = 0, float64 = 1, uint8 = 2, boolean = 3 };
-
 constexpr int64_t padded_width(int64_t n) { return (n + 15) / 16 * 16; }
-
-// Addresses are integers (0: absent); field names are those that Python sets.
-struct Coefficient {
-    int64_t address = 0;
-    bool per_neuron = false;
-};
-
-struct Layer {
-    int dtype = float32;
-    int64_t steps = 0, batch = 0, width = 0, inputs = 0, threads = 1;
-    int64_t current = 0, current_stride_t = 0, current_stride_b = 0;
-    int64_t in_ptr = 0, in_idx = 0, in_val = 0, weight_t = 0, bias = 0;
-    Coefficient membrane, gain, synapse, leak, threshold, reset, graded;
-    int64_t m0 = 0, i0 = 0, cuts = 0;
-    int integrator = 0, poles = 1, pre = 0, post = 0;
-    bool fires = true;
-    int surrogate = 0;
-    double surrogate_p0 = 0, surrogate_p1 = 0, surrogate_window = std::numeric_limits<double>::infinity();
-    int gradient = 0;
-    double level = 0;
-    int64_t key = 0;
-    bool active_includes_spikes = false, want_spikes = false, want_active = false, want_resets = false;
-    int carriers = 0;
-    int64_t spikes = 0, spikes_stride_t = 0, spikes_stride_b = 0;
-    int64_t membrane_out = 0, membrane_stride_t = 0, membrane_stride_b = 0;
-    int64_t m_last = 0, i_last = 0, carrier_m_last = 0, carrier_i_last = 0;
-};
 
 struct Gradients {
     int64_t active_ptr = 0, active_idx = 0, active_u = 0, active_carriers = 0;

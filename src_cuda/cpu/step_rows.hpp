@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../common/neuron_step.hpp"
+#include "../common/structures.hpp"
 #include "../common/surrogates.hpp"
 #include "rows.hpp"
 
@@ -114,46 +115,22 @@ struct StepTable {
     void (*reverse)(const CoefficientRows<Real>&, int64_t, const ReverseRows<Real>&);
 };
 
-template <class Real, Integrator integrator, int poles, Pre pre, Post post>
-StepTable<Real> table_of() {
-    typedef Neuron<integrator, poles, pre, post> N;
-    if constexpr (N::is_supported)
-        return {step_row<N, Real>, current_row<N, Real>, carrier_row<N, Real>, reverse_row<N, Real>};
-    else
-        return {};
-}
-
-template <class Real, Integrator integrator, int poles, Pre pre>
-StepTable<Real> table_of(Post post) {
-    switch (post) {
-    case Post::none: return table_of<Real, integrator, poles, pre, Post::none>();
-    case Post::subtract: return table_of<Real, integrator, poles, pre, Post::subtract>();
-    case Post::zero: return table_of<Real, integrator, poles, pre, Post::zero>();
-    case Post::value: return table_of<Real, integrator, poles, pre, Post::value>();
-    case Post::subtract_all: return table_of<Real, integrator, poles, pre, Post::subtract_all>();
+template <class Real>
+struct TableOf {
+    template <Integrator integrator, int poles, Pre pre, Post post>
+    StepTable<Real> run() const {
+        typedef Neuron<integrator, poles, pre, post> N;
+        if constexpr (N::is_supported)
+            return {step_row<N, Real>, current_row<N, Real>, carrier_row<N, Real>, reverse_row<N, Real>};
+        else
+            return {};
     }
-    return {};
-}
-
-template <class Real, Integrator integrator, int poles>
-StepTable<Real> table_of(Pre pre, Post post) {
-    switch (pre) {
-    case Pre::none: return table_of<Real, integrator, poles, Pre::none>(post);
-    case Pre::subtract: return table_of<Real, integrator, poles, Pre::subtract>(post);
-    case Pre::cut_leak: return table_of<Real, integrator, poles, Pre::cut_leak>(post);
-    case Pre::wipe: return table_of<Real, integrator, poles, Pre::wipe>(post);
-    }
-    return {};
-}
+};
 
 // The row functions of a structure; all null where the structure is not supported.
 template <class Real>
 StepTable<Real> find_step(Integrator integrator, int poles, Pre pre, Post post) {
-    if (integrator == Integrator::decay)
-        return poles == 2 ? table_of<Real, Integrator::decay, 2>(pre, post)
-                          : table_of<Real, Integrator::decay, 1>(pre, post);
-    return poles == 2 ? table_of<Real, Integrator::euler, 2>(pre, post)
-                      : table_of<Real, Integrator::euler, 1>(pre, post);
+    return with_structure(integrator, poles, pre, post, TableOf<Real>());
 }
 
 }  // namespace SPARSE_BACKEND_VARIANT
