@@ -1,7 +1,7 @@
 """Every private torch API that this package uses, each with a documented fallback.
 
-Nothing else in the package may touch `torch._C` or another underscored name of torch. What is missing in a torch version
-degrades to a slower or more cautious public equivalent, never to a different result.
+Nothing else in the package may touch `torch._C` or another underscored name of torch. What is missing in a
+torch version degrades to a slower or more cautious public equivalent, never to a different result.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 
 __all__ = [
     "address",
+    "below_autograd",
     "copy_on_write",
     "in_clean_thread",
     "invisible_to_dynamo",
     "lazy_clone",
     "modes_matter",
     "patch_function_apply",
-    "without_torch_function",
     "wrap",
 ]
 
@@ -31,16 +31,14 @@ _data_address: Callable[[Tensor], int] | None = getattr(torch._C, "_data_address
 _lazy_clone: Callable[[Tensor], Tensor] | None = getattr(torch, "_lazy_clone", None)
 
 wrap: Callable[[type[Tensor], Tensor], Any] = torch.Tensor._make_subclass
-"""`wrap(cls, data)`: a `cls` over the memory of `data`. As old as torch.nn.Parameter, which is made with it."""
-
-without_torch_function = torch._C.DisableTorchFunctionSubclass
-"""Context in which tensor subclasses are treated as plain tensors; documented for `__torch_function__` implementations."""
+"""`wrap(cls, data)`: a `cls` over the memory of `data`, without history. nn.Parameter is made with it."""
 
 
 def address(tensor: Tensor) -> int:
     """The address of the tensor's first element, without forcing a copy-on-write alias to become a copy.
 
-    Fallback: `data_ptr()`, which does force the copy; only `lazy_clone` makes such aliases, and it is then off as well.
+    Fallback: `data_ptr()`, which does force the copy; only `lazy_clone` makes such aliases, and it is then
+    off as well.
     """
     if _data_address is None:
         return tensor.data_ptr()
@@ -48,14 +46,15 @@ def address(tensor: Tensor) -> int:
 
 
 def copy_on_write(tensor: Tensor) -> Tensor | None:
-    """A differentiable alias that keeps today's values: whoever writes to the shared memory gets a copy of it first.
+    """A differentiable alias that keeps today's values: whoever writes to the memory gets a copy of it first.
 
-    None where that cannot be had: memory that others write to behind torch's back (numpy, shared memory), or a torch
-    without copy-on-write. While the alias lives, a write to `tensor` moves it, so `address` tells.
+    None where that cannot be had: memory that others write to behind torch's back (numpy, shared memory), or
+    a torch without copy-on-write. While the alias lives, a write to `tensor` moves it, so `address` tells.
     """
     if _lazy_clone is None or _data_address is None:
         return None
-    # Tensor.numpy() and from_numpy() mark the storage so: whoever holds the array writes without telling torch.
+    # Tensor.numpy() and from_numpy() mark the storage so: whoever holds the array writes without telling
+    # torch.
     if not tensor.untyped_storage().resizable():
         return None
     try:
@@ -76,15 +75,17 @@ _functorch: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_ac
 _autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
 _anomaly: Callable[[], bool] = torch.is_anomaly_enabled
 _tracing: Callable[[], Any] = getattr(torch._C, "_get_tracing_state", torch.jit.is_tracing)
-_saved_hooks: Callable[[bool], Any] = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: True)
+_saved_hooks: Callable[[bool], Any] = getattr(
+    torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: True
+)
 _compiling: Callable[[], bool] = torch.compiler.is_compiling
 
 
 def modes_matter() -> bool:
     """Whether a mode is on under which an operation must run when and where it is called (about 0.6 us).
 
-    Function and dispatch modes, functorch transforms, autocast, anomaly detection, tracing, saved-tensor hooks.
-    Fallback: a mode that this torch cannot report counts as on, so that nothing is ever deferred.
+    Function and dispatch modes, functorch transforms, autocast, anomaly detection, tracing, saved-tensor
+    hooks. Fallback: a mode that this torch cannot report counts as on, so that nothing is ever deferred.
     """
     return bool(
         _dispatch_modes()
@@ -99,7 +100,7 @@ def modes_matter() -> bool:
 
 
 def _only_device_modes() -> bool:
-    """Whether all function modes are those of `torch.set_default_device`, which do not change what is recorded."""
+    """Whether all function modes are those of `torch.set_default_device`, which change nothing recorded."""
     stack = getattr(torch.overrides, "_get_current_function_mode_stack", None)
     if stack is None:
         return False
@@ -109,8 +110,9 @@ def _only_device_modes() -> bool:
 def in_clean_thread(function: Callable[[], R], grad: bool, inference: bool) -> R:
     """Run `function` in a thread of its own, and wait for it.
 
-    Modes, hooks, autocast, functorch levels and the "below autograd" state of `__torch_dispatch__` are all thread-local:
-    a fresh thread is the one place where none of them is set, whatever a torch version adds to the list.
+    Modes, hooks, autocast, functorch levels and the "below autograd" state of `__torch_dispatch__` are all
+    thread-local: a fresh thread is the one place where none of them is set, whatever a torch version adds to
+    the list.
     """
     device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
     stream = torch.cuda.current_stream() if device is not None else None
@@ -126,6 +128,20 @@ def in_clean_thread(function: Callable[[], R], grad: bool, inference: bool) -> R
         return pool.submit(body).result()
 
 
+def below_autograd() -> bool:
+    """Whether this thread is inside an operator below autograd (`__torch_dispatch__`): no graph is built.
+
+    Fallback: no; then what is computed there has no gradient, and using one raises (see
+    recording/deferred.py).
+    """
+    try:
+        return bool(
+            torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.AutogradFunctionality)
+        )
+    except AttributeError:
+        return False
+
+
 def invisible_to_dynamo(function: Callable[..., R]) -> Callable[..., R]:
     """Ask torch.compile not to trace into `function`, without importing torch._dynamo (a second and more).
 
@@ -138,9 +154,9 @@ def invisible_to_dynamo(function: Callable[..., R]) -> Callable[..., R]:
 def patch_function_apply(resolve: Callable[[Any], Any]) -> bool:
     """Make every `torch.autograd.Function.apply` see resolved arguments.
 
-    `apply` never calls `__torch_function__`, but it passes its arguments through `unwrap_dead_wrappers`. Returns whether
-    the patch is in place. Fallback: deferred tensors then reach `__torch_dispatch__`, which raises DeferredEscapeError
-    where a gradient would be lost.
+    `apply` never calls `__torch_function__`, but it passes its arguments through `unwrap_dead_wrappers`.
+    Returns whether the patch is in place. Fallback: deferred tensors then reach `__torch_dispatch__`, which
+    raises DeferredEscapeError where a gradient would be lost.
     """
     try:
         from torch._functorch import utils

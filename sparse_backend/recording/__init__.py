@@ -1,6 +1,7 @@
 """Recording of time loops: an unmodified Python loop over accelerated modules is executed as whole sequences.
 
-Calls return deferred tensors; nothing is computed until a value is needed. docs/how-it-works.md describes the scheme.
+Calls return deferred tensors; nothing is computed until a value is needed. docs/how-it-works.md describes
+the scheme.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from .flush import flush
 from .layer import Layer
 from .materialise import resolve, resolve_all
 from .previous import previous_state
-from .reasons import flush_reasons, forget as forget_flush_reasons
+from .reasons import flush_reasons
+from .reasons import forget as forget_flush_reasons
 from .record import record_feed, record_sequence, record_step
 
 __all__ = [

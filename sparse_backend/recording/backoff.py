@@ -1,7 +1,7 @@
 """Recording pauses where it does not pay: when a value is read at every step, upstream's own code is as fast.
 
-Kept per thread, apart for loops with and without gradients: an evaluation that reads every step does not slow down the
-training that follows.
+Kept per thread, apart for loops with and without gradients: an evaluation that reads every step does not
+slow down the training that follows.
 """
 
 from __future__ import annotations

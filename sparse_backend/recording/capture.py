@@ -1,6 +1,8 @@
-"""Tensors as they were when they were recorded: inputs of streams, and the parameters that a stream depends on."""
+"""Tensors as they were when they were recorded: inputs of streams, and what a stream depends on."""
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 from torch import Tensor
@@ -25,8 +27,9 @@ def recordable(tensor: Tensor) -> bool:
 class Capture:
     """A parameter, buffer or state at one moment.
 
-    `value()` is the tensor itself while nobody has written to it (so that torch's own check for changes between forward
-    and backward applies), and its old content, linked to the same place in the autograd graph, afterwards.
+    `value()` is the tensor itself while nobody has written to it (so that torch's own check for changes
+    between forward and backward applies), and its old content, linked to the same place in the autograd
+    graph, afterwards.
     """
 
     __slots__ = ("_address", "_alias", "_version", "tensor")
@@ -53,8 +56,8 @@ class Capture:
 class Inputs:
     """The real inputs of a stream, one per step, all of one shape, dtype and device.
 
-    A step that is a view of a larger tensor costs one alias per larger tensor, not per step: the whole sequence is then
-    read where it lies. The same tensor at every step is recognised as constant.
+    A step that is a view of a larger tensor costs one alias per larger tensor, not per step: the whole
+    sequence is then read where it lies. The same tensor at every step is recognised as constant.
     """
 
     __slots__ = ("_address", "_alias", "_base", "_steps", "device", "dtype", "requires_grad", "shape")
@@ -107,7 +110,12 @@ class Inputs:
     def pop(self) -> Inputs:
         """Take the last step off, as inputs of its own."""
         last = Inputs.__new__(Inputs)
-        last.shape, last.dtype, last.device, last.requires_grad = self.shape, self.dtype, self.device, self.requires_grad
+        last.shape, last.dtype, last.device, last.requires_grad = (
+            self.shape,
+            self.dtype,
+            self.device,
+            self.requires_grad,
+        )
         last._base, last._alias, last._address = self._base, self._alias, self._address
         last._steps = [self._steps.pop()]
         return last
@@ -118,7 +126,8 @@ class Inputs:
         if isinstance(first, Tensor):
             return all(step is first for step in self._steps)
         return all(
-            not isinstance(step, Tensor) and step[0] is first[0] and step[1:] == first[1:] for step in self._steps
+            not isinstance(step, Tensor) and step[0] is first[0] and step[1:] == first[1:]
+            for step in self._steps
         )
 
     def step(self, index: int) -> Tensor:
@@ -126,14 +135,16 @@ class Inputs:
         return step if isinstance(step, Tensor) else step[0].as_strided(self.shape, step[2], step[1])
 
     def sequence(self, steps: int) -> Tensor:
-        """The first `steps` inputs as `[T, *shape]`, without a copy when they lie evenly spaced in one tensor."""
+        """The first `steps` inputs, `[T, *shape]`; no copy when they lie evenly spaced in one tensor."""
         first = self._steps[0]
         if isinstance(first, Tensor):
             if self.constant():
                 return first.expand(steps, *self.shape)
-        elif all(not isinstance(s, Tensor) and s[0] is first[0] and s[2] == first[2] for s in self._steps[:steps]):
+        elif all(
+            not isinstance(s, Tensor) and s[0] is first[0] and s[2] == first[2] for s in self._steps[:steps]
+        ):
             offsets = [s[1] for s in self._steps[:steps]]  # type: ignore[misc]
             spacing = offsets[1] - offsets[0] if steps > 1 else 0
-            if spacing >= 0 and all(b - a == spacing for a, b in zip(offsets, offsets[1:], strict=False)):
+            if spacing >= 0 and all(b - a == spacing for a, b in itertools.pairwise(offsets)):
                 return first[0].as_strided((steps, *self.shape), (spacing, *first[2]), offsets[0])
         return torch.stack([self.step(index) for index in range(steps)])

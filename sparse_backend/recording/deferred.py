@@ -1,23 +1,29 @@
 """The deferred tensor: it knows its shape, dtype and device, and who will produce it.
 
-It is a view of a single NaN, so that code which reads its memory behind every hook sees NaN rather than a stranger's data.
-What a use of it means is decided in `uses.py`; this file holds the class alone.
+It is a view of a single NaN, so that code which reads its memory behind every hook sees NaN rather than a
+stranger's data, and C++ sees it descend from a node that refuses gradients, so that none is lost behind
+every hook either. What a use of it means is decided in `uses.py`; this file holds the class alone.
 """
 
 from __future__ import annotations
 
+import functools
+from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
 
+from ..errors import DeferredEscapeError
 from ..torch_private import invisible_to_dynamo, wrap
 
 if TYPE_CHECKING:
     from .stream import Stream
 
-__all__ = ["Deferred", "blank", "is_deferred", "make", "shape_of"]
+__all__ = ["Deferred", "blank", "escapes", "is_deferred", "make", "make_cut", "shape_of"]
+
+as_subclass = torch.Tensor.as_subclass
 
 Handler = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
@@ -25,8 +31,9 @@ Handler = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 class Deferred(Tensor):
     """One step (`_step`) of one slot (`_slot`: 0 output, 1 and 2 states) of a stream (`_source`).
 
-    `_real`: the tensor, once it exists; `_source` is None then.  `_cut`: detached from the graph.  `_of`: the deferred
-    tensor of which this one is a view or a detached alias, and `_remake` what makes it from that one.
+    `_real`: the tensor, once it exists; `_source` is None then.  `_cut`: detached from the graph.  `_of`:
+    the deferred tensor of which this one is a view or a detached alias, and `_remake` what makes it from
+    that one.
     """
 
     _source: Stream | None
@@ -51,19 +58,68 @@ class Deferred(Tensor):
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         return Deferred.torch_dispatch(func, args, kwargs or {})
 
+    def as_subclass(self, cls: type[Tensor]) -> Any:  # type: ignore[override]
+        """Not seen by `__torch_function__`."""
+        from .materialise import resolve
+
+        return resolve(self).as_subclass(cls)
+
+
+class _Link(torch.autograd.Function):
+    """What every deferred tensor with a gradient descends from, as far as C++ can see.
+
+    Python code that uses one gets the real tensor instead. Code that neither `__torch_function__` nor the
+    patch of `Function.apply` sees (TorchScript, a C++ extension, functorch) gets a result that descends from
+    here: the gradient cannot be passed on, and must not be lost.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, nan: Tensor) -> Tensor:
+        return nan.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> NoReturn:
+        raise DeferredEscapeError(
+            "a gradient arrived at a recorded tensor by a way that passes by __torch_function__ "
+            f"({', '.join(escapes) or 'a C-level Function.apply'}). Hand the computed tensor to that code: "
+            "sparse_backend.recording.resolve(x), or x.clone()."
+        )
+
+
+escapes: deque[str] = deque(maxlen=8)
+"""The latest operations that received a deferred tensor in `__torch_dispatch__`."""
+
 
 def make(blank: Tensor, source: Stream, step: int, slot: int) -> Deferred:
-    deferred: Deferred = wrap(Deferred, blank)
+    """A step of a stream; `blank` is one of the stream's own."""
+    deferred: Deferred = as_subclass(blank, Deferred) if source.requires_grad else wrap(Deferred, blank)
     deferred._source = source
     deferred._step = step
     deferred._slot = slot
     return deferred
 
 
-def blank(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+def make_cut(blank: Tensor, source: Stream, step: int, slot: int) -> Deferred:
+    """The same, detached from the graph."""
+    deferred: Deferred = wrap(Deferred, blank)
+    deferred._source = source
+    deferred._step = step
+    deferred._slot = slot
+    deferred._cut = True
+    return deferred
+
+
+@functools.lru_cache(maxsize=64)
+def _nan(dtype: torch.dtype, device: torch.device, linked: bool) -> Tensor:
+    with torch.inference_mode(False), torch.set_grad_enabled(linked):
+        nan = torch.full((), float("nan"), dtype=dtype, device=device)
+        return _Link.apply(torch.zeros((), requires_grad=True), nan) if linked else nan  # type: ignore[no-any-return]
+
+
+def blank(shape: torch.Size, dtype: torch.dtype, device: torch.device, requires_grad: bool) -> Tensor:
     """What deferred tensors of this kind are views of."""
-    with torch.inference_mode(False), torch.no_grad():
-        return torch.full((), float("nan"), dtype=dtype, device=device).expand(shape)
+    with torch.inference_mode(False), torch.set_grad_enabled(requires_grad):
+        return _nan(dtype, device, requires_grad).expand(shape)
 
 
 def is_deferred(value: object) -> bool:

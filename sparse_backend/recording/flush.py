@@ -10,10 +10,19 @@ from torch import Tensor
 
 from ..ops.reference import after_spike, integrate
 from ..ops.sequence import LayerOutput, LinearFeed, PackedSpikes, run_layer
-from ..torch_private import in_clean_thread, modes_matter
+from ..torch_private import below_autograd, in_clean_thread, modes_matter
 from . import backoff, reasons
 from .capture import Inputs
-from .results import Failed, FeedResult, InputsResult, MapResult, NeuronResult, Result, StepResult, detach_packed
+from .results import (
+    Failed,
+    FeedResult,
+    InputsResult,
+    MapResult,
+    NeuronResult,
+    Result,
+    StepResult,
+    detach_packed,
+)
 from .segment import Segment, current
 from .stream import FeedStream, MapStream, NeuronStream, Stream, cuts_tensor
 
@@ -57,9 +66,9 @@ def execute(segment: Segment, reason: str, stepwise: bool = False) -> None:
             segment.entries = {}
 
 
-def under_recorded_modes(grad: bool, inference: bool, function: Callable[[], R], below_autograd: bool = False) -> R:
+def under_recorded_modes(grad: bool, inference: bool, function: Callable[[], R]) -> R:
     """Call `function` as at the time of the recording, whatever modes the reader has set."""
-    if below_autograd or inference != torch.is_inference_mode_enabled() or modes_matter():
+    if below_autograd() or inference != torch.is_inference_mode_enabled() or modes_matter():
         return in_clean_thread(function, grad, inference)
     if grad == torch.is_grad_enabled():
         return function()
@@ -92,13 +101,16 @@ def _source(stream: Stream) -> tuple[Result, int]:
     assert parent.result is not None
     if not cut:
         return parent.result, slot
-    return MapResult(parent.result, slot, parent.count, torch.Tensor.detach, detach_packed if slot == 0 else None), 0
+    return MapResult(
+        parent.result, slot, parent.count, torch.Tensor.detach, detach_packed if slot == 0 else None
+    ), 0
 
 
 def _run_neuron(stream: NeuronStream) -> Result:
     held = stream.earlier_states_held()
     if not stream.whole and any(held[1:]):
-        # Only the membrane exists as a sequence; whoever keeps synaptic currents of earlier steps gets them step by step.
+        # Only the membrane exists as a sequence; whoever keeps synaptic currents of earlier steps gets them
+        # step by step.
         return _neuron_steps(stream, _rows(_source(stream), stream.count))
     result, slot = _source(stream)
     shape = stream.shapes[1]
@@ -140,7 +152,9 @@ def _run_layer(
 ) -> LayerOutput:
     layer = stream.layer
     is_membrane = layer.output_is_membrane
-    feeds_membrane = any(not isinstance(child.source, Inputs) and child.source[1] == 1 for child in stream.children.values())
+    feeds_membrane = any(
+        not isinstance(child.source, Inputs) and child.source[1] == 1 for child in stream.children.values()
+    )
     neuron = stream.neuron()
     while True:
         out = run_layer(
@@ -157,7 +171,7 @@ def _run_layer(
 
 
 def _fusable(stream: NeuronStream, feed: FeedResult) -> bool:
-    """Whether feed and neuron can be one operator: the neuron alone uses the product, and nothing lies in between."""
+    """Whether feed and neuron can be one operator: the neuron alone uses the product."""
     parent = stream.parent
     assert parent is not None
     return len(parent.children) == 1 and len(stream.shapes[1]) == 2
@@ -193,9 +207,10 @@ def _run_stepwise(segment: Segment) -> None:
 
 
 def _neuron_steps(stream: NeuronStream, rows: list[Tensor]) -> Result:
-    """The neuron one step at a time, with the surrogate as it is: every output and state is a link in the graph.
+    """The neuron one step at a time, with its own surrogate: all outputs and states are links in the graph.
 
-    Spikes are computed from the membrane tensor that the user sees wherever stock does so (no reset after the spike).
+    As in stock, spikes come from the very membrane tensor that the user sees (unless it is reset after the
+    spike), and a reset after the spike from the very spikes.
     """
     shape = stream.shapes[1]
     flat = (shape[0], shape[1:].numel())
@@ -206,13 +221,17 @@ def _neuron_steps(stream: NeuronStream, rows: list[Tensor]) -> Result:
         if index in cuts:
             states = tuple(state.detach() for state in states)
         current = row.reshape(1, *flat)
-        step = integrate(spec, coefficients, current, states[0], states[-1])
-        u = step.u[0]
-        spikes = spec.surrogate(u - coefficients.threshold) if spec.fires else u
-        membrane = after_spike(spec, coefficients, u, spikes, step.r[0])
-        states = tuple(state.view(shape) for state in (membrane, step.i[0])[: spec.poles])
-        output = (coefficients.graded * spikes).to(stream.dtypes[0]).view(shape) if spec.fires else states[0]
+        step = integrate(
+            spec, coefficients, current, *(state.reshape(flat) for state in (states[0], states[-1]))
+        )
+        u = membrane = output = step.u[0].view(shape)
+        if spec.fires:
+            spikes = spec.surrogate(u.view(flat) - coefficients.threshold)
+            output = (coefficients.graded * spikes).to(stream.dtypes[0]).view(shape)
+        if spec.post != "none":
+            spikes = output.view(flat).to(u.dtype) / coefficients.graded
+            membrane = after_spike(spec, coefficients, u.view(flat), spikes, step.r[0]).view(shape)
+        states = (membrane, step.i[0].view(shape))[: spec.poles]
         for slot, value in zip(slots, (output, *states), strict=True):
             slot.append(value)
-        states = tuple(state.view(flat) for state in states)
     return StepResult(slots)

@@ -18,7 +18,7 @@ __all__ = ["executed", "resolve", "resolve_all"]
 T = TypeVar("T")
 
 
-def resolve(value: T, reason: str = "a recorded value was needed", below_autograd: bool = False) -> T:
+def resolve(value: T, reason: str = "a recorded value was needed") -> T:
     """The real tensor behind a deferred one; anything else unchanged.
 
     Raises: RecordedStepError when computing it failed.
@@ -26,16 +26,20 @@ def resolve(value: T, reason: str = "a recorded value was needed", below_autogra
     if type(value) is not Deferred:
         return value
     real = value._real
-    return _materialise(value, reason, below_autograd) if real is None else real  # type: ignore[return-value]
+    return _materialise(value, reason) if real is None else real  # type: ignore[return-value]
 
 
 def resolve_all(tree: Any, reason: str = "a recorded value was needed") -> Any:
-    """`resolve` for what lies in lists, tuples (NamedTuples too) and dicts; a tree without deferred tensors is returned as it is."""
+    """`resolve` in lists, tuples (NamedTuples too) and dicts; nothing deferred, and the tree is returned as is."""
     kind = type(tree)
     if kind is Deferred:
         return resolve(tree, reason)
     if kind is dict:
-        return {key: resolve_all(value, reason) for key, value in tree.items()} if _any_deferred(tree.values()) else tree
+        return (
+            {key: resolve_all(value, reason) for key, value in tree.items()}
+            if _any_deferred(tree.values())
+            else tree
+        )
     if isinstance(tree, (list, tuple)) and _any_deferred(tree):
         values = [resolve_all(value, reason) for value in tree]
         return kind(*values) if hasattr(tree, "_fields") else kind(values)
@@ -71,10 +75,10 @@ def executed(deferred: Deferred, reason: str, stepwise: bool = False, dense: boo
     return stream
 
 
-def _materialise(deferred: Deferred, reason: str, below_autograd: bool) -> Tensor:
+def _materialise(deferred: Deferred, reason: str) -> Tensor:
     original, remake = deferred._of, deferred._remake
     if original is not None and remake is not None:
-        base = resolve(original, reason, below_autograd)
+        base = resolve(original, reason)
         make: Callable[[], Tensor] = lambda: remake(base)  # noqa: E731
         stream = deferred._source
     else:
@@ -86,7 +90,7 @@ def _materialise(deferred: Deferred, reason: str, below_autograd: bool) -> Tenso
         assert result is not None
         make = lambda: result.step(slot, step)  # noqa: E731
     assert stream is not None
-    real = under_recorded_modes(stream.grad, stream.inference, make, below_autograd)
+    real = under_recorded_modes(stream.grad, stream.inference, make)
     if deferred._cut and original is None:
         real = real.detach()
     deferred._real = real

@@ -29,7 +29,9 @@ def _size(tensor: Deferred, args: Arguments, kwargs: dict[str, Any]) -> Any:
     return shape if dim is None else shape[dim]
 
 
-def _like(factory: Callable[..., Tensor], tensor: Deferred, args: Arguments, kwargs: dict[str, Any]) -> Tensor:
+def _like(
+    factory: Callable[..., Tensor], tensor: Deferred, args: Arguments, kwargs: dict[str, Any]
+) -> Tensor:
     shape, dtype, device = metadata(tensor)
     options = {"dtype": dtype, "device": device, **{k: v for k, v in kwargs.items() if v is not None}}
     options.pop("memory_format", None)

@@ -49,4 +49,8 @@ def user_line() -> str:
 
 def _is_library(frame: FrameType) -> bool:
     package = frame.f_globals.get("__name__", "").partition(".")[0]
-    return package in _LIBRARIES or package == __name__.partition(".")[0] or frame.f_code.co_filename.startswith(_OURS)
+    return (
+        package in _LIBRARIES
+        or package == __name__.partition(".")[0]
+        or frame.f_code.co_filename.startswith(_OURS)
+    )

@@ -1,4 +1,4 @@
-"""Recording one call: which step of which stream it is. The common case, the next step of a known stream, comes first."""
+"""Recording one call: which step of which stream it is. The common case, the next step, comes first."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..torch_private import modes_matter
+from .capture import Inputs
 from .deferred import Deferred
 from .layer import Layer
 from .segment import current
@@ -40,14 +41,15 @@ def record_feed(module: nn.Linear, input: Tensor) -> Tensor:
             stream = segment.entries.get(id(module))
             if (
                 type(stream) is FeedStream
-                and stream.source.fits(input, segment.grad and input.requires_grad)  # type: ignore[union-attr]
+                and isinstance(stream.source, Inputs)
+                and stream.source.fits(input, segment.grad and input.requires_grad)
                 and not (stream.whole or module._backward_hooks or module._backward_pre_hooks)
                 and stream.unchanged(module)
                 and not modes_matter()
             ):
                 with segment.lock:
                     if not segment.closed:
-                        stream.source.append(input)  # type: ignore[union-attr]
+                        stream.source.append(input)
                         return stream.advance()
     return record_new_feed(module, input)
 
@@ -86,5 +88,5 @@ def record_step(
 def record_sequence(
     module: nn.Module, layer: Layer, input: Tensor, state: tuple[Tensor, ...] | None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """A neuron over a whole sequence `[T, B, ...]`: (output `[T, B, ...]`, final state), or NotImplemented."""
+    """A neuron over a sequence `[T, B, ...]`: (output `[T, B, ...]`, final state), or NotImplemented."""
     return record_new_sequence(module, layer, input, state)

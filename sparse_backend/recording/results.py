@@ -1,6 +1,7 @@
-"""What an executed stream offers to those who still hold its steps; dense tensors are made when they are read.
+"""What an executed stream offers to those who hold its steps; dense tensors are made when they are read.
 
-A result has up to three slots: 0 the output, 1 and 2 the states. All methods run under the recorded modes (see flush.py).
+A result has up to three slots: 0 the output, 1 and 2 the states. All methods run under the recorded modes
+(see flush.py).
 """
 
 from __future__ import annotations
@@ -18,10 +19,19 @@ from ..torch_private import lazy_clone
 from .capture import Capture, Inputs
 from .split import split_steps
 
-__all__ = ["Failed", "FeedResult", "InputsResult", "MapResult", "NeuronResult", "Result", "StepResult", "detach_packed"]
+__all__ = [
+    "Failed",
+    "FeedResult",
+    "InputsResult",
+    "MapResult",
+    "NeuronResult",
+    "Result",
+    "StepResult",
+    "detach_packed",
+]
 
 _SELECT_LIMIT = 2
-"""Steps read one by one before the whole sequence is split: each select costs a full-size gradient in the backward."""
+"""Steps read one by one before the sequence is split: each select costs a full-size gradient."""
 
 
 class Result:
@@ -139,7 +149,8 @@ class FeedResult(Result):
 class MapResult(Result):
     """A step-wise operation without parameters, applied to the whole sequence when somebody reads it.
 
-    apply: from `[T, *step]` to `[T, *new step]`.  apply_packed: the same on events, or None where it has no such form.
+    apply: from `[T, *step]` to `[T, *new step]`.  apply_packed: the same on events, or None where it has no
+    such form.
     """
 
     def __init__(
@@ -201,9 +212,9 @@ class NeuronResult(Result):
         if slot <= 1 and self._membrane is not None:
             return self._membrane
         raise DeferredEscapeError(
-            f"{'a membrane potential' if slot == 1 else 'a state'} of an earlier time step is read that nothing in Python "
-            "seemed to hold when the recorded steps were executed. Keep a reference to it until it is read, or read it "
-            "(for instance mem.clone()) before the loop ends."
+            f"{'a membrane potential' if slot == 1 else 'a state'} of an earlier time step is read that nothing in "
+            "Python seemed to hold when the recorded steps were executed. Keep a reference to it until it is read, "
+            "or read it (for instance mem.clone()) before the loop ends."
         )
 
     def sequence(self, slot: int) -> Tensor:

@@ -17,8 +17,8 @@ __all__ = ["Segment", "current", "hand_over", "locate", "start"]
 class Segment:
     """Streams in order of first use, and the modes under which they were recorded.
 
-    A stream is fed by an earlier one, at the same step index, and a state comes from a stream's own last step: so the
-    streams can be executed one after the other, each over all of its steps.
+    A stream is fed by an earlier one, at the same step index, and a state comes from a stream's own last
+    step: so the streams can be executed one after the other, each over all of its steps.
     """
 
     __slots__ = ("closed", "entries", "grad", "inference", "lock", "streams")
@@ -42,7 +42,7 @@ class Segment:
         return max((stream.count for stream in self.streams), default=0)
 
     def unfinished_step(self, tensor: Deferred) -> list[Stream] | None:
-        """The streams whose last step belongs to the same time step as `tensor`, in order; None if that has no answer.
+        """The streams whose last step belongs to the same time step as `tensor`, in order; None if unclear.
 
         These are its ancestors and whatever else they feed.
         """
@@ -65,8 +65,8 @@ class Segment:
     def carry_over(self, moving: list[Stream]) -> tuple[Segment, list[tuple[NeuronStream, NeuronStream]]]:
         """A new segment that begins with the last step of the streams in `moving`.
 
-        Returns it with pairs (old, new) of neuron streams whose incoming state is the old one's final state; the caller
-        executes this segment and then sets them (`hand_over`).
+        Returns it with pairs (old, new) of neuron streams whose incoming state is the old one's final state;
+        the caller executes this segment and then sets them (`hand_over`).
         """
         fresh = Segment()
         fresh.grad, fresh.inference = self.grad, self.inference
@@ -96,7 +96,7 @@ def hand_over(old: NeuronStream, new: NeuronStream) -> None:
 
 
 def locate(deferred: Deferred) -> Stream | None:
-    """The stream that produces `deferred`, followed to where a step was moved; None once the tensor is real."""
+    """The stream that produces `deferred`, followed to where a step was moved; None once it is real."""
     stream = deferred._source
     while stream is not None and stream.successor is not None and deferred._step == stream.count:
         stream = deferred._source = stream.successor

@@ -58,7 +58,10 @@ def _runs(tensors: Sequence[Any], reason: str) -> list[Run]:
     Their argument says whether the piece must be the caller's own, safe to write to.
     """
     # Executing first settles which steps belong together, and which became real.
-    streams = [executed(t, reason) if type(t) is Deferred and t._of is None else _alias_stream(t, reason) for t in tensors]
+    streams = [
+        executed(t, reason) if type(t) is Deferred and t._of is None else _alias_stream(t, reason)
+        for t in tensors
+    ]
     runs: list[Run] = []
     index = 0
     while index < len(tensors):
@@ -85,7 +88,7 @@ def _runs(tensors: Sequence[Any], reason: str) -> list[Run]:
 
 
 def _alias_stream(tensor: Any, reason: str) -> Stream | None:
-    """The stream of a view or detached alias, unless what it looks at exists on its own (and may have been written to)."""
+    """The stream of a view or detached alias, unless what it looks at is real (and may have been written to)."""
     if type(tensor) is not Deferred or tensor._real is not None:
         return None
     original = tensor._of

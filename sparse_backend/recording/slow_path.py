@@ -1,4 +1,4 @@
-"""Recording a call that is not simply the next step of a known stream: a new stream, a new segment, or no recording."""
+"""Recording a call that is not the next step of a known stream: a new stream, a new segment, or nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["place_for", "record_new_feed", "record_new_sequence", "record_new_st
 
 
 class Place(NamedTuple):
-    """Where a call belongs: the stream it continues (None: a new one), and the source that a new one would have.
+    """Where a call belongs: the stream it continues (None: a new one), and the input of that step.
 
     tensor: the input, real or an open step of `segment`.
     """
@@ -57,7 +57,7 @@ def _segment() -> Segment | None:
 
 
 def place_for(identity: object, tensor: Tensor, repeatable: bool = False) -> Place | None:
-    """Find the place of a call on `tensor` by the module (or operation) `identity`; None if it cannot be recorded.
+    """The place of a call on `tensor` by the module or operation `identity`; None if it cannot be recorded.
 
     repeatable: a stateless call, of which a second one on the same step is no new step.
     """
@@ -150,7 +150,8 @@ def record_new_feed(module: nn.Linear, input: Tensor) -> Any:
         return NotImplemented
     weight = module._parameters.get("weight")
     bias = module._parameters.get("bias", NotImplemented)
-    # Parametrized, pruned or functionally called modules hold no plain parameters: their weight is fresh at each access.
+    # Parametrized, pruned or functionally called modules hold no plain parameters: their weight is fresh at
+    # each access.
     if type(weight) is not nn.Parameter or not (bias is None or type(bias) is nn.Parameter):
         return NotImplemented
     shape, dtype, device = metadata(input)
@@ -159,7 +160,10 @@ def record_new_feed(module: nn.Linear, input: Tensor) -> Any:
         or weight.dim() != 2
         or shape[-1] != weight.shape[1]
         or (dtype, device) != (weight.dtype, weight.device)
-        or (bias is not None and (bias.shape != weight.shape[:1] or (dtype, device) != (bias.dtype, bias.device)))
+        or (
+            bias is not None
+            and (bias.shape != weight.shape[:1] or (dtype, device) != (bias.dtype, bias.device))
+        )
         or not recordable(weight.data)
     ):
         return NotImplemented
@@ -224,8 +228,13 @@ def record_new_step(module: nn.Module, layer: Layer, input: Tensor, state: tuple
                 if type(place.tensor) is not Deferred:
                     cast(Inputs, stream.source).append(place.tensor)
                 return stream.advance_neuron(cast(Deferred, cast(tuple[Tensor, ...], state)[0])._cut)
-        place = _restart(place, "a neuron's options or parameters were changed" if follows else "a state was set anew")
-    elif any(type(value) is Deferred and value._real is None and value._source.segment is not None for value in state or ()):
+        place = _restart(
+            place, "a neuron's options or parameters were changed" if follows else "a state was set anew"
+        )
+    elif any(
+        type(value) is Deferred and value._real is None and value._source.segment is not None
+        for value in state or ()
+    ):
         # A state that this segment has still to produce, and not by the stream that takes it.
         place = _restart(place, "a state came from another stream")
     if place is None:
@@ -240,18 +249,29 @@ def record_new_step(module: nn.Module, layer: Layer, input: Tensor, state: tuple
     return NotImplemented if new is None else new.advance_neuron(cut=False)
 
 
-def record_new_sequence(module: nn.Module, layer: Layer, input: Tensor, state: tuple[Tensor, ...] | None) -> Any:
+def record_new_sequence(
+    module: nn.Module, layer: Layer, input: Tensor, state: tuple[Tensor, ...] | None
+) -> Any:
     """See record.record_sequence."""
     if not isinstance(input, Tensor) or not _deferrable(module):
         return NotImplemented
-    settled = None if state is None else tuple(resolve(value, "a state was used by another stream") for value in state)
+    settled = (
+        None
+        if state is None
+        else tuple(resolve(value, "a state was used by another stream") for value in state)
+    )
     shape, dtype, _ = metadata(input)
     if len(shape) < 3 or dtype not in (torch.float32, torch.float64):
         return NotImplemented
     place = None
     if type(input) is Deferred:
         source = locate(input)
-        if source is not None and source.segment is not None and source.count == 1 and source.segment is _segment():
+        if (
+            source is not None
+            and source.segment is not None
+            and source.count == 1
+            and source.segment is _segment()
+        ):
             place = Place(source.segment, input, None)
         else:
             input = resolve(input, "a recorded value was used out of step")

@@ -13,8 +13,8 @@ __all__ = ["split_steps"]
 class _Split(torch.autograd.Function):
     """Steps that share the memory of the sequence but are no views of it.
 
-    `unbind` forbids writing to its outputs, and `select` per step makes a full-size gradient for each. The steps here do
-    not overlap, so a user may write to any of them as to a tensor of its own.
+    `unbind` forbids writing to its outputs, and `select` per step makes a full-size gradient for each. The
+    steps here do not overlap, so a user may write to any of them as to a tensor of its own.
     """
 
     @staticmethod
@@ -40,7 +40,7 @@ class _Split(torch.autograd.Function):
 
 
 def split_steps(sequence: Tensor) -> tuple[Tensor, ...]:
-    """The steps of `[T, ...]`, which must own its memory alone (copy-on-write counts) and not be constant in time."""
+    """The steps of `[T, ...]`, which must own its memory alone (copy-on-write counts)."""
     if sequence.stride(0) == 0:
         sequence = sequence.contiguous()
     steps: tuple[Tensor, ...] = _Split.apply(sequence)

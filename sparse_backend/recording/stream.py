@@ -30,15 +30,16 @@ class Stream:
 
     segment: None once executed.  count: steps recorded.  shapes, dtypes: of a step, per slot.
     children: streams fed by this one, by module id (plain use of slot 0) or by a tuple that says what is fed.
-    successor: the stream of the next segment to which the step after the last was moved (see Segment.carry_over).
-    whole: a step is a whole sequence `[T, B, ...]` (Norse's time modules), and there is only one.
-    grad, inference: the modes of the recording.
+    successor: the stream of the next segment to which the step after the last was moved (see
+    Segment.carry_over). whole: a step is a whole sequence `[T, B, ...]` (Norse's time modules), and there is
+    only one. grad, inference: the modes of the recording.
     """
 
     __slots__ = (
         "blanks",
         "children",
         "count",
+        "device",
         "dtypes",
         "grad",
         "inference",
@@ -68,14 +69,13 @@ class Stream:
         self.shapes, self.dtypes = shapes, dtypes
         self.requires_grad = requires_grad
         self.whole = whole
-        self.blanks = [blank(shape, dtype, device) for shape, dtype in zip(shapes, dtypes, strict=True)]
+        self.device = device
+        self.blanks = [
+            blank(shape, dtype, device, requires_grad) for shape, dtype in zip(shapes, dtypes, strict=True)
+        ]
         self.children: dict[object, Stream] = {}
         self.result: Result | None = None
         self.successor: Stream | None = None
-
-    @property
-    def device(self) -> torch.device:
-        return self.blanks[0].device
 
     @property
     def parent(self) -> Stream | None:
@@ -107,7 +107,7 @@ class Stream:
         raise NotImplementedError
 
     def release(self) -> None:
-        """Forget everything but the result: no reference cycle, no captured tensor may outlive the execution."""
+        """Forget everything but the result: no cycle, no captured tensor may outlive the execution."""
         self.segment = None
         self.children = {}
         self.source = None  # type: ignore[assignment]
@@ -137,7 +137,9 @@ class FeedStream(Stream):
         self.module, self.weight, self.bias = module, weight, bias
 
     def _sibling(self, segment: Segment, source: Source) -> Stream:
-        return FeedStream(segment, source, self.module, self.weight, self.bias, self.shapes[0], self.requires_grad)
+        return FeedStream(
+            segment, source, self.module, self.weight, self.bias, self.shapes[0], self.requires_grad
+        )
 
     def key(self) -> object:
         plain = isinstance(self.source, Inputs)
@@ -192,8 +194,8 @@ class MapStream(Stream):
 class NeuronStream(Stream):
     """A neuron: slot 0 is its output, the others its states (m, then i).
 
-    initial: the states that enter the first step, None for zeros.  held: weak references to the states handed out, per
-    state and step.  cuts: the steps whose incoming state is detached.
+    initial: the states that enter the first step, None for zeros.  held: weak references to the states
+    handed out, per state and step.  cuts: the steps whose incoming state is detached.
     own_grad: whether outputs require a gradient whatever the incoming state does.
     """
 
@@ -261,9 +263,8 @@ class NeuronStream(Stream):
         """Whether `state` is what the last step returned, all of it detached or none of it."""
         if state is None or len(state) != len(self.held):
             return False
-        last, slot, cut = self.count - 1, 0, None
-        for value in state:
-            slot += 1
+        last, cut = self.count - 1, None
+        for slot, value in enumerate(state, start=1):
             if (
                 type(value) is not Deferred
                 or value._source is not self
@@ -322,7 +323,7 @@ class NeuronStream(Stream):
         return tuple(any(ref() is not None for ref in held[:-1]) for held in self.held)
 
     def settle(self) -> None:
-        """After the execution: last states become real where they are held, without keeping the sequence alive."""
+        """After the execution: last states become real where held, without keeping the sequence alive."""
         assert self.result is not None
         for slot, held in enumerate(self.held, start=1):
             last = held[-1]() if held else None
@@ -346,4 +347,3 @@ def cuts_tensor(stream: NeuronStream, steps: int) -> Tensor | None:
     cuts = torch.zeros(steps, dtype=torch.uint8)
     cuts[torch.tensor(stream.cuts)] = 1
     return cuts.to(stream.device)
-

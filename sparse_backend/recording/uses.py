@@ -1,4 +1,4 @@
-"""What happens when a deferred tensor is used: answered, recorded, or computed. Installed into `Deferred` on import."""
+"""What a use of a deferred tensor means: answered, recorded, or computed. Installed into `Deferred` on import."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DeferredEscapeError
-from .deferred import Deferred
+from .deferred import Deferred, escapes
 from .materialise import executed, resolve, resolve_all
 from .metadata import ANSWERS
 from .segment import locate
@@ -72,7 +72,7 @@ def _detach_in_place(func: Any, tensor: Deferred, args: tuple[Any, ...], kwargs:
 
 
 def _link(func: Any, tensor: Deferred, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A hook on a tensor that is not computed yet: execute step by step, so that the tensor is a link in the graph."""
+    """A hook on a tensor that is not computed yet: execute step by step, so that it is a link in the graph."""
     executed(tensor, f"used by {func.__name__}", stepwise=True)
     if tensor._source is not None and not _exact(tensor):
         return _link_of_computed(func, tensor, args, kwargs)
@@ -90,9 +90,9 @@ def _link_of_computed(func: Any, tensor: Deferred, args: tuple[Any, ...], kwargs
     if not resolve(tensor).requires_grad:
         return _compute(func, tensor, args, kwargs)
     raise DeferredEscapeError(
-        f"{getattr(func, '__name__', func)} on a recorded tensor whose sequence has been executed: the gradient that "
-        "arrives here would be only a part of it. Call it before anything reads a value of this loop, or run the loop "
-        "with the stock model (sparse_backend.restore)."
+        f"{getattr(func, '__name__', func)} on a recorded tensor whose sequence has been executed: the gradient "
+        "that arrives here would be only a part of it. Call it before anything reads a value of this loop, or "
+        "run the loop with the stock model (sparse_backend.restore)."
     )
 
 
@@ -110,37 +110,24 @@ def _autograd_grad(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _torch_dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """An operation that `__torch_function__` never saw. It runs below autograd, where no link to the graph can be made."""
+    """An operation that `__torch_function__` never saw, below autograd.
+
+    The value is right; its place in the graph is that of `deferred._Link`, which refuses a gradient.
+    """
     name = str(func)
-    if torch.is_grad_enabled() and func not in _UNLINKED and _any_linked(args, kwargs):
+    if func._schema.is_mutable:
         raise DeferredEscapeError(
-            f"{name} received a recorded tensor by a way that passes by __torch_function__ (a scripted or traced function, "
-            "a functorch transform, a C++ extension, Tensor.as_subclass): its gradient would be lost. Hand over the "
+            f"{name} writes to a recorded tensor by a way that passes by __torch_function__. Hand over the "
             "computed tensor: sparse_backend.recording.resolve(x), or x.clone()."
         )
+    escapes.append(name)
     reason = f"used by {name}, below autograd"
-    args = _resolve_below(args, reason)
-    kwargs = _resolve_below(kwargs, reason)
-    return func(*args, **kwargs)
-
-
-def _any_linked(*trees: Any) -> bool:
-    for tree in trees:
-        if type(tree) is Deferred:
-            real = tree._real
-            if real.requires_grad if real is not None else ANSWERS[_T.requires_grad.__get__](tree, (), {}):
-                return True
-        elif isinstance(tree, dict):
-            if _any_linked(*tree.values()):
-                return True
-        elif isinstance(tree, (list, tuple)) and _any_linked(*tree):
-            return True
-    return False
+    return func(*_resolve_below(args, reason), **_resolve_below(kwargs, reason))
 
 
 def _resolve_below(tree: Any, reason: str) -> Any:
     if type(tree) is Deferred:
-        return resolve(tree, reason, below_autograd=True).detach()
+        return resolve(tree, reason).detach()
     if isinstance(tree, dict):
         return {key: _resolve_below(value, reason) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
@@ -158,8 +145,5 @@ _SPECIAL: dict[Any, Any] = {
     torch.detach_: _detach_in_place,
     **dict.fromkeys(_LINKS, _link),
 }
-_UNLINKED = {torch.ops.aten.detach.default}
-"""Operations whose result has no gradient in stock either."""
-
 Deferred.torch_function = staticmethod(_torch_function)  # type: ignore[assignment]
 Deferred.torch_dispatch = staticmethod(_torch_dispatch)  # type: ignore[assignment]

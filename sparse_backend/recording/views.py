@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..ops.sequence import PackedSpikes
 from ..torch_private import modes_matter
-from .deferred import Deferred, make
+from .deferred import Deferred, make_cut
 from .segment import current, locate
 from .slow_path import metadata, place_for
 from .stream import MapStream
@@ -22,9 +22,11 @@ Shape = tuple[int, ...]
 
 
 def detached(tensor: Deferred) -> Deferred:
-    """An alias that is not linked to the graph. As the next state it cuts the graph there (truncated BPTT)."""
-    alias = _alias(tensor, torch.Tensor.detach)
-    alias._cut = True
+    """An alias that is not linked to the graph. As the next state it truncates the graph there."""
+    stream = locate(tensor)
+    assert stream is not None
+    alias = make_cut(stream.blanks[tensor._slot], stream, tensor._step, tensor._slot)
+    alias._of, alias._remake = tensor, torch.Tensor.detach
     return alias
 
 
@@ -49,20 +51,16 @@ def reshaped(tensor: Deferred, shape: Shape, remake: Callable[[Tensor], Tensor])
             keep = tensor._slot == 0 and target[:lead] == old[:lead]
             stream = MapStream(
                 *(place.segment, (parent, tensor._slot, tensor._cut), ("reshape", target)),
-                *(lambda sequence: sequence.reshape(sequence.shape[0], *target), _same if keep else None, target),
+                *(
+                    lambda sequence: sequence.reshape(sequence.shape[0], *target),
+                    _same if keep else None,
+                    target,
+                ),
             )
             place.segment.add(stream)
         view = stream.again(tensor._step) if stream.count == tensor._step + 1 else stream.advance()
     view._of, view._remake = tensor, remake
     return view
-
-
-def _alias(tensor: Deferred, remake: Callable[[Tensor], Tensor]) -> Deferred:
-    stream = locate(tensor)
-    assert stream is not None
-    alias = make(stream.blanks[tensor._slot], stream, tensor._step, tensor._slot)
-    alias._of, alias._remake = tensor, remake
-    return alias
 
 
 def _same(packed: PackedSpikes) -> PackedSpikes:
@@ -119,7 +117,9 @@ def _squeeze(shape: torch.Size, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return (*shape[: dim % rank], *shape[dim % rank + 1 :]) if shape[dim] == 1 else tuple(shape)
 
 
-def _handler(function: Callable[..., Any], target: Callable[..., Shape | None]) -> Callable[..., Deferred | None]:
+def _handler(
+    function: Callable[..., Any], target: Callable[..., Shape | None]
+) -> Callable[..., Deferred | None]:
     def handle(tensor: Deferred, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deferred | None:
         shape = target(metadata(tensor)[0], args, kwargs)
         if shape is None:
@@ -141,4 +141,4 @@ VIEWS: dict[Any, Callable[[Deferred, tuple[Any, ...], dict[str, Any]], Deferred 
     )
     for function in functions
 }
-"""Function -> handler(tensor, other arguments, keyword arguments), which answers None where it must be computed."""
+"""Function -> handler(tensor, other arguments, keyword arguments), None where it must be computed."""

@@ -91,7 +91,9 @@ def test_recorded_values_written_into_the_users_tensors(net: Twins, x: Tensor) -
         for t in range(STEPS):
             spikes[t] = kept.spk2[t]
             total += kept.mem2[t]
-        scattered = torch.zeros(BATCH, OUTPUTS).scatter_add(1, torch.zeros(BATCH, OUTPUTS, dtype=torch.long), kept.mem2[0])
+        scattered = torch.zeros(BATCH, OUTPUTS).scatter_add(
+            1, torch.zeros(BATCH, OUTPUTS, dtype=torch.long), kept.mem2[0]
+        )
         written = torch.add(kept.spk2[2].detach(), 1, out=torch.empty(BATCH, OUTPUTS))
         return [spikes, total, scattered, written]
 
@@ -100,7 +102,17 @@ def test_recorded_values_written_into_the_users_tensors(net: Twins, x: Tensor) -
 
 @pytest.mark.parametrize(
     "change",
-    ["sgd", "adam", "load_state_dict", "data.mul_", "data =", "new parameter", "re-init", "beta", "threshold buffer"],
+    [
+        "sgd",
+        "adam",
+        "load_state_dict",
+        "data.mul_",
+        "data =",
+        "new parameter",
+        "re-init",
+        "beta",
+        "threshold buffer",
+    ],
 )
 def test_parameters_change_between_record_and_read(x: Tensor, change: str) -> None:
     def loop(model: Net, x: Tensor) -> list[Tensor]:
@@ -147,7 +159,7 @@ def test_parameters_change_in_the_middle_of_a_loop(x: Tensor, what: str) -> None
                         "threshold": model.lif2.threshold,
                     }[what]
                     tensor.mul_(0.5)
-            _, mem1, spk2, mem2 = step(model, x[t], mem1, mem2)
+            _, mem1, _spk2, mem2 = step(model, x[t], mem1, mem2)
             out.append(mem2)
         return [torch.stack(out).detach()]
 
@@ -170,7 +182,7 @@ def test_options_changed_in_the_middle_of_a_loop(net: Twins, x: Tensor) -> None:
         for t in range(STEPS):
             if t == 5:
                 model.lif1.reset_delay = not model.lif1.reset_delay
-            _, mem1, spk2, mem2 = step(model, x[t], mem1, mem2)
+            _, mem1, _spk2, mem2 = step(model, x[t], mem1, mem2)
             out.append(mem2)
         model.lif1.reset_delay = True
         return torch.stack(out)
@@ -183,7 +195,7 @@ def test_the_membrane_attribute_follows_every_call(net: Twins, x: Tensor) -> Non
         mem1, mem2 = start(model)
         seen = []
         for t in range(STEPS):
-            _, mem1, spk2, mem2 = step(model, x[t], mem1, mem2)
+            _, mem1, _spk2, mem2 = step(model, x[t], mem1, mem2)
             assert model.lif1.mem is mem1 and model.lif1.mem.shape == (BATCH, HIDDEN)
             if t == 7:
                 seen.append(model.lif1.mem + 0)

@@ -11,7 +11,7 @@ from .conftest import BATCH, HIDDEN, INPUTS, STEPS, Net, Twins, record, start, s
 
 
 def given(twins: Twins, model: Net, frame: Tensor) -> Tensor:
-    """The frame as it is; a copy for the stock model, whose backward pass refuses (or misuses) memory that changed."""
+    """The frame; a copy for the stock model, whose backward pass refuses (or misuses) memory that changed."""
     return frame.clone() if model is twins.stock else frame
 
 
@@ -33,7 +33,7 @@ def test_an_initial_state_that_is_the_result_of_a_computation(net: Twins, x: Ten
         mem1, mem2 = start.sigmoid(), model.lif2.init_leaky()
         out = []
         for t in range(STEPS):
-            _, mem1, spk2, mem2 = step(model, x[t], mem1, mem2)
+            _, mem1, _spk2, mem2 = step(model, x[t], mem1, mem2)
             out.append(mem2)
         return torch.stack(out)
 
@@ -49,7 +49,7 @@ def test_a_buffer_reused_for_every_step(net: Twins, x: Tensor, requires_grad: bo
         for t in range(STEPS):
             buffer = buffer.detach() if requires_grad else buffer
             buffer.copy_(x[t] * scale if requires_grad else x[t])
-            _, mem1, spk2, mem2 = step(model, given(net, model, buffer), mem1, mem2)
+            _, mem1, _spk2, mem2 = step(model, given(net, model, buffer), mem1, mem2)
             out.append(mem2)
         return torch.stack(out)
 
@@ -83,7 +83,7 @@ def test_a_view_changed_through_its_base_between_steps(net: Twins, x: Tensor) ->
         out = []
         for t in range(STEPS):
             base[:, 1:-1] = x[t]
-            _, mem1, spk2, mem2 = step(model, given(net, model, view), mem1, mem2)
+            _, mem1, _spk2, mem2 = step(model, given(net, model, view), mem1, mem2)
             out.append(mem2)
         return torch.stack(out)
 
@@ -106,7 +106,7 @@ def test_memory_that_numpy_writes_to(net: Twins, x: Tensor, when: str) -> None:
                 frame.copy_(x[t])
             else:
                 array[:] = x[t].numpy()
-            _, mem1, spk2, mem2 = step(model, given(net, model, frame), mem1, mem2)
+            _, mem1, _spk2, mem2 = step(model, given(net, model, frame), mem1, mem2)
             out.append(mem2)
             if t == 4 and when == "numpy after":
                 array = frame.numpy()

@@ -60,7 +60,7 @@ def test_mode_around_everything(net: Twins, x: Tensor, mode: str) -> None:
             spikes, membranes = model(x)
             return [spikes + 0, membranes * 2]
 
-    net.check(loop, x, backward="grad" not in mode and mode != "inference_mode" or mode == "enable_grad")
+    net.check(loop, x, backward=("grad" not in mode and mode != "inference_mode") or mode == "enable_grad")
 
 
 @QUIET
@@ -71,7 +71,7 @@ def test_mode_around_the_recording_only(net: Twins, x: Tensor, mode: str) -> Non
             kept = record(model, x)
         return [kept.mem2[3].clone(), torch.stack(kept.spk2), torch.stack(kept.mem2[2:5])]
 
-    net.check(loop, x, backward="grad" not in mode and mode != "inference_mode" or mode == "enable_grad")
+    net.check(loop, x, backward=("grad" not in mode and mode != "inference_mode") or mode == "enable_grad")
 
 
 @QUIET
@@ -90,7 +90,9 @@ def test_mode_around_the_reading_only(net: Twins, x: Tensor, mode: str) -> None:
     net.check(loop, x)
 
 
-@pytest.mark.parametrize("mode", ["no_grad", "inference_mode", "set_grad_enabled(False)", "enable_grad", "saved_tensors_hooks"])
+@pytest.mark.parametrize(
+    "mode", ["no_grad", "inference_mode", "set_grad_enabled(False)", "enable_grad", "saved_tensors_hooks"]
+)
 def test_mode_toggled_inside_a_step(net: Twins, x: Tensor, mode: str) -> None:
     def loop(model: Net, x: Tensor) -> list[Tensor]:
         mem1, mem2 = start(model)
@@ -100,7 +102,7 @@ def test_mode_toggled_inside_a_step(net: Twins, x: Tensor, mode: str) -> None:
                 spk1, mem1 = model.lif1(model.fc1(x[t]), mem1)
             if mode == "inference_mode":
                 spk1, mem1 = spk1.clone(), mem1.clone()
-            spk2, mem2 = model.lif2(model.fc2(spk1), mem2)
+            _spk2, mem2 = model.lif2(model.fc2(spk1), mem2)
             out.append(mem2)
         return [torch.stack(out)]
 
@@ -198,7 +200,7 @@ def test_three_threads_record_models_of_their_own(x: Tensor) -> None:
 
 
 def test_one_segment_read_while_its_thread_goes_on(net: Twins, x: Tensor) -> None:
-    """Another thread reads steps as they are recorded; nothing is lost and nothing is computed twice differently."""
+    """Another thread reads steps as they are recorded; nothing is lost, nothing is computed differently."""
     model = net.fast
     mem1, mem2 = start(model)
     handed: list[Tensor] = []

@@ -83,7 +83,7 @@ def state_of_the_layer_below(m: Square, x: Tensor) -> list[Tensor]:
     mem1, out = zeros(), []
     for frame in x:
         spk1, mem1 = m.lif1(m.fc0(frame), mem1)
-        spk2, mem2 = m.lif2(m.fc1(spk1), mem1)
+        _spk2, mem2 = m.lif2(m.fc1(spk1), mem1)
         out.append(mem2)
     return [torch.stack(out)]
 
@@ -91,7 +91,7 @@ def state_of_the_layer_below(m: Square, x: Tensor) -> list[Tensor]:
 def one_state_used_twice(m: Square, x: Tensor) -> list[Tensor]:
     mem1, out = zeros(), []
     for frame in x:
-        spk_a, mem_a = m.lif1(m.fc0(frame), mem1)
+        spk_a, _mem_a = m.lif1(m.fc0(frame), mem1)
         spk_b, mem_b = m.lif1(m.fc1(spk_a), mem1)
         mem1 = mem_b
         out += [spk_a, spk_b]
@@ -309,4 +309,4 @@ def test_wide_outputs_are_all_usable_after_a_flush(net: Twins, x: Tensor) -> Non
         for value, reference in zip(values, references, strict=True):
             assert value.shape == reference.shape
             torch.testing.assert_close(recording.resolve(value), reference, rtol=1e-4, atol=1e-5)
-    assert OUTPUTS == kept.spk2[0].shape[1]
+    assert kept.spk2[0].shape[1] == OUTPUTS
