@@ -1,0 +1,115 @@
+"""Same bits for any number of threads, same numbers for any instruction set, and errors that name the argument."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from . import cases
+from .native_layer import _cpu, packed
+
+
+@pytest.fixture
+def forced_isa():
+    yield _cpu.set_isa
+    _cpu.set_isa("auto")
+
+
+def everything(case: cases.Case, threads: int) -> dict[str, Tensor]:
+    """All results of a forward and both reverse scans."""
+    generator = torch.Generator().manual_seed(5)
+    layer = case.native(threads)
+    # Without dense outputs from outside the step, so that carriers take part.
+    saved = layer.forward(carriers=7, includes_spikes=True)
+    g = torch.randn(case.shape, generator=generator, dtype=torch.float64).to(saved.u.dtype)
+    low = (saved.spikes[0], saved.spikes[1] % case.weight.shape[1])
+    results = {"spikes": saved.spikes[1], "active": saved.active[1], "u": saved.u, "m_last": saved.m_last}
+    for dense in (False, True):
+        gradients = layer.backward(saved, dense=dense, g_packed=packed(g, saved.active), low=low)
+        results |= {f"{name}/{dense}": value for name, value in gradients.items()}
+    return results
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_threads_do_not_change_a_bit(dtype):
+    for seed, structure in enumerate(cases.STRUCTURES):
+        # More batch elements than slots, so that slots cover several.
+        case = cases.make_case(seed, structure, dtype=dtype, rule="sampled", shape=(11, 37, 33))
+        one = everything(case, 1)
+        for threads in (2, 3, 64):
+            many = everything(case, threads)
+            for name, value in one.items():
+                assert torch.equal(value, many[name]), (structure, threads, name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_instruction_sets_agree(dtype, forced_isa):
+    """Everything but exp and tanh is element by element or in a fixed order: not a bit may differ."""
+    assert _cpu.isas()[-1] in ("x86-64", "generic")
+    for seed, structure in enumerate(cases.STRUCTURES):
+        case = cases.make_case(seed, structure, dtype=dtype, rule="sampled", shape=(11, 6, 70))
+        results = []
+        for name in _cpu.isas():
+            forced_isa(name)
+            assert _cpu.isa() == name
+            results.append(everything(case, 2))
+        for other in results[1:]:
+            for name, value in results[0].items():
+                assert torch.equal(value, other[name]), (structure, name)
+
+
+def test_unknown_instruction_set_is_refused(forced_isa):
+    with pytest.raises(ValueError, match="x86-64-v9"):
+        forced_isa("x86-64-v9")
+    baseline = _cpu.isas()[-1]
+    code = "from sparse_backend import _cpu; print(_cpu.isa())"
+    environment = os.environ | {"SPARSE_BACKEND_ISA": baseline}
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert out.stdout.split()[-1] == baseline
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("dtype", 7, "dtype=7"),
+        ("steps", 0, "steps=0"),
+        ("batch", -1, "batch=-1"),
+        ("width", 0, "width=0"),
+        ("threads", 0, "threads=0"),
+        ("membrane", 0, "membrane=0"),
+        ("threshold", 0, "threshold=0"),
+        ("surrogate", 99, "surrogate=99"),
+        ("gradient", 4, "gradient=4"),
+        ("level", -1.0, "level=-1"),
+        ("carriers", 8, "carriers=8"),
+        ("poles", 3, "poles=3"),
+        ("weight_t", 0, "in_ptr"),
+        ("fires", False, "fires=False"),
+    ],
+)
+def test_bad_arguments_are_named(field, value, message):
+    layer = cases.make_case(0, ("decay", 1, "subtract", "none")).native()
+    setattr(layer.args, field, value)
+    with pytest.raises(ValueError, match=message):
+        _cpu.forward(layer.args)
+
+
+def test_unknown_fields_are_refused():
+    with pytest.raises(AttributeError, match="treshold"):
+        _cpu.layer(treshold=1)
+
+
+def test_missing_lists_are_named():
+    case = cases.make_case(0, ("decay", 1, "subtract", "subtract"))
+    layer = case.native()
+    layer.forward()
+    out = torch.empty(case.shape[2], dtype=torch.float64)
+    with pytest.raises(ValueError, match="spike_ptr"):
+        _cpu.backward(layer.args, _cpu.gradients(d_bias=out.data_ptr()))
+    with pytest.raises(ValueError, match="g_active"):
+        _cpu.backward(layer.args, _cpu.gradients(g_active=out.data_ptr()))
