@@ -31,12 +31,14 @@ def examine(module: nn.Module) -> type[nn.Module] | str | None:
         return AcceleratedLinear
     if not isinstance(module, nn.Linear):
         return None
-    if isinstance(module, nn.LazyLinear) or module.weight is None:
+    if isinstance(module, nn.LazyLinear):
         return "its weight does not exist before the first call"
+    # Before any look at its weight: spectral_norm moves on with each access.
     if type(module) is not nn.Linear:
         return f"{type(module).__name__} is not a plain nn.Linear: its weight may be computed at each call"
     if "forward" in vars(module):
         return "its forward method was replaced on the instance"
     if "weight" not in module._parameters:
         return "its weight is computed at each call (weight_norm, spectral_norm or pruning)"
-    return None if module.weight.dim() != 2 else AcceleratedLinear
+    weight = module._parameters["weight"]
+    return None if weight is None or weight.dim() != 2 else AcceleratedLinear
