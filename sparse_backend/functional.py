@@ -81,12 +81,13 @@ def leaky(
         surrogate=_surrogate(surrogate, surrogates.atan()),
     )
     call = _Call(x, weight, bias)
-    if isinstance(beta, Tensor):
-        beta = beta.clamp(0, 1)
-    elif isinstance(beta, (int, float)):
-        beta = beta if math.isnan(beta) else min(max(beta, 0.0), 1.0)
-    coefficients = call.coefficients(membrane=beta, threshold=threshold, graded=graded_spikes_factor)
-    out = call.run(Neuron(spec, coefficients), (mem0,), gradient, membrane=True)
+    coefficients = Coefficients.of(
+        x,
+        membrane=call.coefficient("beta", beta).clamp(0, 1),
+        threshold=call.threshold(threshold),
+        graded=call.coefficient("graded_spikes_factor", graded_spikes_factor),
+    )
+    out = call.run(Neuron(spec, coefficients), {"mem0": mem0}, gradient, membrane=True)
     return _pair(out)
 
 
@@ -118,12 +119,13 @@ def lapicque(
     resistance, capacitance, step = (
         call.coefficient(name, value) for name, value in (("R", R), ("C", C), ("time_step", time_step))
     )
-    coefficients = call.coefficients(
+    coefficients = Coefficients.of(
+        x,
         membrane=1 - step / (resistance * capacitance),
         gain=resistance * (1 / (resistance * capacitance)) * step,
-        threshold=threshold,
+        threshold=call.threshold(threshold),
     )
-    out = call.run(Neuron(spec, coefficients), (mem0,), gradient, membrane=True)
+    out = call.run(Neuron(spec, coefficients), {"mem0": mem0}, gradient, membrane=True)
     return _pair(out)
 
 
@@ -157,14 +159,15 @@ def lif(
     spec = NeuronSpec(
         "euler", poles=2, post="value", surrogate=_surrogate(surrogate, surrogates.fast_sigmoid(1.0))
     )
-    coefficients = call.coefficients(
+    coefficients = Coefficients.of(
+        x,
         membrane=call.rate("tau_mem_inv", tau_mem_inv, dt),
         synapse=call.rate("tau_syn_inv", tau_syn_inv, dt),
-        leak=v_leak,
-        threshold=v_th,
-        reset=v_reset,
+        leak=call.coefficient("v_leak", v_leak),
+        threshold=call.coefficient("v_th", v_th),
+        reset=call.coefficient("v_reset", v_reset),
     )
-    out = call.run(Neuron(spec, coefficients), (v0, i0), gradient, membrane=False)
+    out = call.run(Neuron(spec, coefficients), {"v0": v0, "i0": i0}, gradient, membrane=False)
     assert out.dense_spikes is not None
     v, i = out.state
     return out.dense_spikes, (v, i)
@@ -192,10 +195,14 @@ def lif_box(
     call = _Call(x, weight, bias)
     post = _choice("reset_method", reset_method, {"value": "value", "subtract": "subtract_all"})
     spec = NeuronSpec("euler", post=post, surrogate=_surrogate(surrogate, surrogates.fast_sigmoid(1.0)))
-    coefficients = call.coefficients(
-        membrane=call.rate("tau_mem_inv", tau_mem_inv, dt), leak=v_leak, threshold=v_th, reset=v_reset
+    coefficients = Coefficients.of(
+        x,
+        membrane=call.rate("tau_mem_inv", tau_mem_inv, dt),
+        leak=call.coefficient("v_leak", v_leak),
+        threshold=call.coefficient("v_th", v_th),
+        reset=call.coefficient("v_reset", v_reset),
     )
-    out = call.run(Neuron(spec, coefficients), (v0,), gradient, membrane=False)
+    out = call.run(Neuron(spec, coefficients), {"v0": v0}, gradient, membrane=False)
     assert out.dense_spikes is not None
     return out.dense_spikes, out.state[0]
 
@@ -218,12 +225,13 @@ def li(
     """
     call = _Call(x, weight, bias)
     spec = NeuronSpec("euler", poles=2, fires=False, surrogate=surrogates.zero())
-    coefficients = call.coefficients(
+    coefficients = Coefficients.of(
+        x,
         membrane=call.rate("tau_mem_inv", tau_mem_inv, dt),
         synapse=call.rate("tau_syn_inv", tau_syn_inv, dt),
-        leak=v_leak,
+        leak=call.coefficient("v_leak", v_leak),
     )
-    out = call.run(Neuron(spec, coefficients), (v0, i0), "exact", membrane=True)
+    out = call.run(Neuron(spec, coefficients), {"v0": v0, "i0": i0}, "exact", membrane=True)
     assert out.membrane is not None
     v, i = out.state
     return out.membrane, (v, i)
@@ -291,19 +299,17 @@ class _Call:
             raise ArgumentError(f"dt={dt!r} must be a positive, finite number of seconds")
         return dt * self.coefficient(name, value)
 
-    def coefficients(self, **values: Any) -> Coefficients:
-        """All coefficients, checked under their own names."""
-        checked = {name: self.coefficient(name, value) for name, value in values.items()}
-        if "leak" not in values:
-            threshold = checked["threshold"].detach()
-            if threshold.device.type != "meta" and bool((threshold < 0).any()):
-                raise ArgumentError(f"threshold={threshold.tolist()!r} must not be negative")
-        return Coefficients.of(self.x, **checked)
+    def threshold(self, value: Any) -> Tensor:
+        """A threshold above a resting potential of zero."""
+        checked = self.coefficient("threshold", value)
+        if checked.device.type != "meta" and bool((checked.detach() < 0).any()):
+            raise ArgumentError(f"threshold={checked.detach().tolist()!r} must not be negative")
+        return checked
 
     def run(
         self,
         neuron: Neuron,
-        states: tuple[Tensor | None, ...],
+        states: dict[str, Tensor | None],
         gradient: str | GradientOptions,
         *,
         membrane: bool,
@@ -313,11 +319,9 @@ class _Call:
         shape = (batch, self.width)
         resting = neuron.coefficients.leak.detach().expand(shape)
         state = []
-        for number, (value, name) in enumerate(
-            zip(states, ("initial membrane", "initial current"), strict=False)
-        ):
+        for name, value in states.items():
             if value is None:
-                value = resting if number == 0 else torch.zeros_like(resting)
+                value = torch.zeros_like(resting) if name == "i0" else resting
             else:
                 self._check(name, value)
                 if tuple(value.shape) != shape:

@@ -49,8 +49,8 @@ class LayerTotals:
     """Sums over the sequences that a layer ran.
 
     calls: sequences.  trained: those with a gradient.  steps: time steps.  entries: T B N.
-    active, spikes: entries that were active (of the trained ones) or spiked, where the layer fires.  algorithm: product -> form ->
-    times chosen.
+    active, spikes: entries that were active (of the trained ones) or spiked, where the layer fires.
+    algorithm: product -> form -> how often it was chosen.
     """
 
     calls: int = 0

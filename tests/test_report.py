@@ -1,4 +1,4 @@
-"""The report and the statistics: readable as text, as a rich table and as data, and current when they are read."""
+"""The report and the statistics: readable as text, as a rich table and as data, and current when read."""
 
 from __future__ import annotations
 

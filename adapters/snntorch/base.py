@@ -168,8 +168,8 @@ class AcceleratedNeuron(nn.Module):
                 before = torch.zeros_like(mem) if runtime.previous is _ZEROS else previous_state(mem)
             if before is None:
                 raise SparseBackendError(
-                    f"the reset of layer {runtime.name!r} follows from the membrane potential before its last "
-                    "step, which was not kept: read it at once, hold on to that mem, or keep the layer stock"
+                    f"the reset of layer {runtime.name!r} follows from the membrane potential before its "
+                    "last step, which was not kept: read it at once, hold on to that mem, or stay stock"
                 )
             with torch.no_grad():
                 held["reset"] = cast(Any, self).mem_reset(resolve(before))
