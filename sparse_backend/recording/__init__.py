@@ -9,7 +9,7 @@ from __future__ import annotations
 from . import uses as _uses  # noqa: F401  (gives Deferred its behaviour)
 from .backoff import reset_backoff
 from .deferred import is_deferred, shape_of
-from .flush import flush
+from .execute import flush
 from .layer import Layer
 from .materialise import resolve, resolve_all
 from .previous import previous_state

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import RecordedStepError
 from .deferred import Deferred
-from .flush import execute, under_recorded_modes
+from .execute import execute, under_recorded_modes
 from .segment import locate
 from .stream import NeuronStream, Stream
 
@@ -30,7 +30,7 @@ def resolve(value: T, reason: str = "a recorded value was needed") -> T:
 
 
 def resolve_all(tree: Any, reason: str = "a recorded value was needed") -> Any:
-    """`resolve` in lists, tuples (NamedTuples too) and dicts; nothing deferred, and the tree is returned as is."""
+    """`resolve` in lists, tuples (NamedTuples too) and dicts; a tree without deferred tensors is kept."""
     kind = type(tree)
     if kind is Deferred:
         return resolve(tree, reason)

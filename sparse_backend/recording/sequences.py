@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..torch_private import lazy_clone, modes_matter
 from .deferred import Deferred
-from .flush import under_recorded_modes
+from .execute import under_recorded_modes
 from .materialise import executed, resolve
 from .stream import Stream
 
@@ -88,7 +88,7 @@ def _runs(tensors: Sequence[Any], reason: str) -> list[Run]:
 
 
 def _alias_stream(tensor: Any, reason: str) -> Stream | None:
-    """The stream of a view or detached alias, unless what it looks at is real (and may have been written to)."""
+    """The stream of a view or alias, unless what it looks at is real (and may have been written to)."""
     if type(tensor) is not Deferred or tensor._real is not None:
         return None
     original = tensor._of

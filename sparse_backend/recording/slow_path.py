@@ -12,7 +12,7 @@ from ..torch_private import modes_matter, patch_function_apply
 from . import backoff
 from .capture import Capture, Inputs, recordable
 from .deferred import Deferred
-from .flush import execute
+from .execute import execute
 from .layer import Layer
 from .materialise import resolve
 from .segment import Segment, current, hand_over, locate, start

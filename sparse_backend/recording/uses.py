@@ -1,4 +1,4 @@
-"""What a use of a deferred tensor means: answered, recorded, or computed. Installed into `Deferred` on import."""
+"""What a use of a deferred tensor means: answered, recorded, or computed. Given to `Deferred` on import."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _detach_in_place(func: Any, tensor: Deferred, args: tuple[Any, ...], kwargs:
 
 
 def _link(func: Any, tensor: Deferred, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A hook on a tensor that is not computed yet: execute step by step, so that it is a link in the graph."""
+    """A hook on a tensor that is not computed yet: execute step by step, which makes it a link."""
     executed(tensor, f"used by {func.__name__}", stepwise=True)
     if tensor._source is not None and not _exact(tensor):
         return _link_of_computed(func, tensor, args, kwargs)
@@ -90,9 +90,9 @@ def _link_of_computed(func: Any, tensor: Deferred, args: tuple[Any, ...], kwargs
     if not resolve(tensor).requires_grad:
         return _compute(func, tensor, args, kwargs)
     raise DeferredEscapeError(
-        f"{getattr(func, '__name__', func)} on a recorded tensor whose sequence has been executed: the gradient "
-        "that arrives here would be only a part of it. Call it before anything reads a value of this loop, or "
-        "run the loop with the stock model (sparse_backend.restore)."
+        f"{getattr(func, '__name__', func)} on a recorded tensor whose sequence has been executed: the "
+        "gradient that arrives here would be only a part of it. Call it before anything reads a value of this "
+        "loop, or run the loop with the stock model (sparse_backend.restore)."
     )
 
 

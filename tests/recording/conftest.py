@@ -22,6 +22,8 @@ def _clean() -> Iterator[None]:
     recording.flush()
     recording.reset_backoff()
     recording.forget_flush_reasons()
+    # utils.reset and detach_hidden reach every neuron that was ever built.
+    snn.SpikingNeuron.instances.clear()
     torch.manual_seed(0)
     yield
     recording.flush()
@@ -179,7 +181,7 @@ def same(name: str, value: Tensor | None, reference: Tensor | None) -> None:
         assert torch.equal(a, b), f"{name}: {int((a != b).sum())} of {a.numel()} spikes differ"
         return
     torch.testing.assert_close(
-        a, b, rtol=1e-4, atol=3e-5 * float(b.abs().max()), msg=lambda m: f"{name}: {m}"
+        a, b, rtol=1e-4, atol=3e-5 * float(b.abs().max()) + 1e-6, msg=lambda m: f"{name}: {m}"
     )
 
 
