@@ -121,7 +121,7 @@ def accelerated(model: nn.Module, **options: Any) -> Iterator[Report]:
         for module in added:
             _swap_back(module)
         for runtime, state in saved.items():
-            runtime.configure(state["name"], state["index"], state["options"])
+            runtime.rewind(state)
 
 
 def is_accelerated(module: nn.Module) -> bool:

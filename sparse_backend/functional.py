@@ -20,6 +20,7 @@ from .neurons import Coefficients, Neuron, NeuronSpec, Surrogate, surrogates
 from .ops.sequence import LayerOutput, LinearFeed, run_layer
 from .options import Options
 from .runtime import LayerRuntime
+from .sampling import SamplingLevel
 
 __all__ = ["GradientOptions", "lapicque", "leaky", "li", "lif", "lif_box"]
 
@@ -329,7 +330,7 @@ class _Call:
             state.append(value)
         runtime = LayerRuntime("", 0, _options(gradient))
         if isinstance(gradient, GradientOptions) and gradient.level is not None:
-            runtime.fix(neuron.spec.surrogate, gradient.level)
+            runtime.sampling = SamplingLevel.fixed(neuron.spec.surrogate, gradient.level)
         while True:
             out = run_layer(
                 *(self.x, self.feed, neuron, tuple(state)),

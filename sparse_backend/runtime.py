@@ -8,18 +8,17 @@ state_dict) and is plain data, so it follows deepcopy and pickle.
 from __future__ import annotations
 
 import copy
-import math
 import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .neurons import Neuron, Surrogate
+from .neurons import Neuron
 from .ops.random import stream_key
 from .ops.sequence import GradientRule, LayerOutput
 from .options import Options
+from .sampling import SamplingLevel
 
 __all__ = ["RUNTIME", "LayerRuntime", "LayerTotals", "runtime_of", "window_half_width"]
 
@@ -27,8 +26,6 @@ RUNTIME = "_sparse_backend_runtime"
 _WINDOW = 0.2  # of the threshold: the paper's setting
 _QUIET = 0.001  # a window that holds fewer entries than this trains next to nothing
 _QUIET_CALLS = 3
-_TRIALS = 6
-_CLOSE = 1.5
 
 
 def runtime_of(module: nn.Module) -> LayerRuntime | None:
@@ -85,8 +82,8 @@ class LayerRuntime:
     """Options and state of one accelerated neuron layer.
 
     name: the layer's name in the model.  index: its position among the layers.
-    level: s0 of the sampling, None before the first batch with a gradient.  calls: draws made so far.
-    fingerprint, held: the options as the module's forward last saw them, and what keeps their ids alive;
+    sampling: the level of the sampling, None before the first batch with a gradient.  calls: draws made so
+    far. fingerprint, held: the options as the module's forward last saw them, and what keeps their ids alive;
         reason: why they run upstream's code, None if they don't.  previous: where the state before the last
         step may be found.
     """
@@ -94,11 +91,8 @@ class LayerRuntime:
     name: str
     index: int
     options: Options
-    surrogate: Surrogate | None = None
-    level: float | None = None
+    sampling: SamplingLevel | None = None
     calls: int = 0
-    trials: int = 0
-    trial: tuple[float, float] | None = None
     totals: LayerTotals = field(default_factory=LayerTotals)
     early_active: list[float] = field(default_factory=list)
     window: float | None = None
@@ -114,13 +108,14 @@ class LayerRuntime:
     def configure(self, name: str, index: int, options: Options) -> None:
         """Take new options; a change of them starts the sampling anew, the same ones leave it as it is."""
         if options != self.options:
-            self.options, self.level, self.calls, self.trials, self.trial = options, None, 0, 0, None
+            self.options, self.sampling, self.calls = options, None, 0
             self.early_active.clear()
         self.name, self.index = name, index
 
-    def fix(self, surrogate: Surrogate, level: float) -> None:
-        """Sample at this level, without looking for one."""
-        self.surrogate, self.level, self.trials = surrogate, level, _TRIALS
+    @property
+    def level(self) -> float | None:
+        """s0 of the sampling, None before the first batch with a gradient."""
+        return None if self.sampling is None else self.sampling.value
 
     def rule(self, neuron: Neuron) -> GradientRule:
         """The gradient rule of the next sequence. Every call of it is a fresh draw."""
@@ -131,13 +126,14 @@ class LayerRuntime:
         if mode == "window":
             self.window = window_half_width(self.options, neuron)
             return GradientRule("window", self.window)
-        if self.level is None or surrogate != self.surrogate:
-            self.surrogate, self.level, self.trials, self.trial = surrogate, _first_level(surrogate), 0, None
-        if self.level == 0:
+        if self.sampling is None or self.sampling.surrogate != surrogate:
+            self.sampling = SamplingLevel.start(surrogate)
+        level = self.sampling.value
+        if level == 0:
             return GradientRule("exact")
         key = stream_key(self.options.seed, zlib.crc32(self.name.encode()) << 20 | self.index, self.calls)
         self.calls += 1
-        return GradientRule("sampled", self.level, key)
+        return GradientRule("sampled", level, key)
 
     def observe(self, output: LayerOutput, steps: int, entries: int) -> bool:
         """Learn from a sequence that ran; True asks to run it again with a new `rule()`.
@@ -146,63 +142,13 @@ class LayerRuntime:
         only follows, from one batch to the next. steps: T.  entries: T B N.
         """
         trained = output.spikes is not None and output.spikes.carrier.requires_grad
-        if (
-            trained
-            and entries
-            and self.options.gradient == "sampled"
-            and self._adjust(output.active_fraction)
-        ):
+        sampling = self.sampling if trained and self.options.gradient == "sampled" else None
+        if sampling is not None and sampling.adjust(output.active_fraction, entries, self.options.budget):
             return True
         if trained and self.options.gradient == "window" and len(self.early_active) < _QUIET_CALLS:
             self.early_active.append(output.active_fraction)
         self.totals.add(output, steps, entries, trained)
         return False
-
-    def _adjust(self, active: float) -> bool:
-        target = self.options.budget
-        level, surrogate = self.level, self.surrogate
-        if level is None or surrogate is None:
-            return False
-        ratio = active / target
-        calibrating = self.trials < _TRIALS
-        if level == 0:
-            # The surrogate as it is. Once its support outgrows the budget it is sampled from then on.
-            self.trials = max(self.trials, 1)
-            if ratio <= 1:
-                self.trials = _TRIALS
-                return False
-            self.level = _peak(surrogate)
-            if calibrating:
-                self.trials += 1
-            return calibrating
-        if calibrating and not 1 / _CLOSE <= ratio <= _CLOSE:
-            self.trials += 1
-            self.level = level * self._correction(level, ratio)
-            self._release(surrogate)
-            return self.trials < _TRIALS
-        self.trials = _TRIALS
-        self.level = level * min(max(math.sqrt(ratio), 0.5), 2.0)
-        self._release(surrogate)
-        return False
-
-    def _correction(self, level: float, ratio: float) -> float:
-        # Secant in log-log: the active fraction falls like 1/level for a level above the peak, but ever more
-        # slowly on the tail of a surrogate, so that a plain ratio would creep.
-        here = (math.log(level), math.log(max(ratio, 1e-6)))
-        slope = 1.0
-        if self.trial is not None and here[0] != self.trial[0]:
-            slope = min(max((self.trial[1] - here[1]) / (here[0] - self.trial[0]), 0.02), 1.0)
-        self.trial = here
-        return math.exp(min(max(here[1] / slope, -16.0), 16.0))
-
-    def _release(self, surrogate: Surrogate) -> None:
-        # Far below its peak the level keeps the whole support: no entry is left to sample.
-        assert self.level is not None
-        peak = _peak(surrogate)
-        if surrogate.everywhere_active:
-            self.level = max(self.level, peak * 2.0**-100)
-        elif self.level < peak * 2.0**-20:
-            self.level = 0.0
 
     @property
     def quiet(self) -> bool:
@@ -231,20 +177,4 @@ class LayerRuntime:
 
     def rewind(self, snapshot: dict[str, Any]) -> None:
         """Go back to a `snapshot`."""
-        self.__dict__.update(snapshot)
-
-
-def _peak(surrogate: Surrogate) -> float:
-    return float(surrogate.derivative(_GRID).abs().max())
-
-
-def _first_level(surrogate: Surrogate) -> float:
-    return _peak(surrogate) if surrogate.everywhere_active else 0.0
-
-
-def _grid() -> Tensor:
-    positive = torch.cat([torch.zeros(1), torch.logspace(-6, 2, 400)]).double()
-    return torch.cat([-positive.flip(0), positive])
-
-
-_GRID = _grid()
+        self.__dict__.update(copy.deepcopy(snapshot))

@@ -186,12 +186,15 @@ def test_the_context_manager_restores_also_after_an_exception(net: Net, x: Tenso
     assert_stock(net, kinds)
 
 
-def test_the_context_manager_inside_an_accelerated_model_gives_the_options_back(net: Net) -> None:
-    sparse_backend.accelerate(net, budget=0.1)
+def test_the_context_manager_inside_an_accelerated_model_gives_the_options_back(net: Net, x: Tensor) -> None:
+    report = sparse_backend.accelerate(net, budget=0.1)
+    grads(net, x)
+    before, stats = report["lif1"].gradient, sparse_backend.stats(net).as_dict()["layers"]
     with sparse_backend.accelerated(net, gradient="exact"):
-        pass
+        grads(net, x)
     assert is_accelerated(net.lif1)
-    assert sparse_backend.accelerate(net, budget=0.1)["lif1"].gradient == "sampled, budget 0.1"
+    assert "level" in before and report["lif1"].gradient == before
+    assert sparse_backend.stats(net).as_dict()["layers"] == stats
 
 
 def test_shared_modules_have_one_row_with_all_names(x: Tensor) -> None:

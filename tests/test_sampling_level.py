@@ -47,7 +47,7 @@ def run(runtime: LayerRuntime, surrogate: Surrogate, shift: float = 0.0) -> tupl
     for passes in range(1, 20):
         rule = runtime.rule(neuron(surrogate))
         fraction = active(surrogate, rule.level if rule.mode == "sampled" else 0.0, shift)
-        if not runtime.observe(output(fraction), 10, 1000):
+        if not runtime.observe(output(fraction), 10, 1_000_000):
             return fraction, passes
     raise AssertionError("calibration does not end")
 
@@ -175,3 +175,20 @@ def test_a_layer_that_does_not_fire_has_no_draw() -> None:
     runtime = LayerRuntime("layer", 0, Options())
     assert runtime.rule(Neuron(spec, Coefficients.of(torch.zeros(())))) == GradientRule("exact")
     assert isinstance(nn.Linear(1, 1), nn.Module) and runtime.calls == 0
+
+
+@pytest.mark.parametrize("entries", [5, 15, 60])
+def test_a_handful_of_entries_does_not_drive_the_level_away(entries: int) -> None:
+    surrogate = surrogates.atan()
+    runtime = LayerRuntime("layer", 0, Options())
+    generator = torch.Generator().manual_seed(entries)
+    levels = []
+    for _ in range(300):
+        rule = runtime.rule(neuron(surrogate))
+        expected = active(surrogate, rule.level)
+        count = int((torch.rand(entries, generator=generator) < expected).sum())
+        runtime.observe(output(count / entries), 1, entries)
+        levels.append(runtime.level)
+    fractions = [active(surrogate, level) for level in levels if level is not None]
+    assert 0.02 < sum(fractions) / len(fractions) < 0.2
+    assert max(fractions) < 0.7 and min(fractions) > 1e-4

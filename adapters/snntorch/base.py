@@ -44,11 +44,13 @@ def pre_reset(module: nn.Module) -> str | None:
 def fingerprint_of(module: nn.Module) -> tuple[Any, ...]:
     """All that decides what a step computes and is no tensor, and the threshold's identity and version."""
     held = module.__dict__
-    threshold = tensor_of(module, "threshold")
+    threshold = module._buffers.get("threshold")
+    if threshold is None:
+        threshold = tensor_of(module, "threshold")
     return (
         held["spike_grad"],
-        held["state_function"].__func__ if hasattr(held["state_function"], "__func__") else None,
-        held.get("reset_delay", True),
+        held["state_function"],
+        held.get("reset_delay"),
         held["state_quant"],
         held["inhibition"],
         held["surrogate_disable"],
@@ -109,7 +111,7 @@ class AcceleratedNeuron(nn.Module):
             return self._stock(input_, mem)
         if mem is None:
             state = buffers.get("mem")
-        elif held["init_hidden"] or not isinstance(mem, Tensor) or isinstance(mem, nn.Parameter):
+        elif held["init_hidden"] or not isinstance(mem, Tensor) or type(mem) is nn.Parameter:
             return self._stock(input_, mem)
         else:
             state = buffers["mem"] = mem

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .deferred import Deferred, make
-from .stream import NeuronStream
+from .neuron_stream import NeuronStream
 
 __all__ = ["previous_state"]
 
