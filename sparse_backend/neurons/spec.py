@@ -56,12 +56,22 @@ class NeuronSpec:
             if getattr(self, name) not in allowed:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} must be one of {allowed}")
         if not self.fires and (self.pre, self.post) != ("none", "none"):
-            raise ArgumentError(f"pre={self.pre!r}, post={self.post!r}: a neuron that does not fire has no reset")
+            raise ArgumentError(
+                f"pre={self.pre!r}, post={self.post!r}: a neuron that does not fire has no reset"
+            )
 
     @property
     def uses_previous_spike(self) -> bool:
         """Whether r = H(m[t-1] - threshold) enters the step."""
         return self.pre != "none" or self.post in ("subtract", "zero")
+
+    def codes(self) -> dict[str, int]:
+        """The structure as the numbers of src_cuda/common/spec.hpp, which lists the names in the same order."""
+        return {
+            "integrator": get_args(Integrator).index(self.integrator),
+            "pre": get_args(PreReset).index(self.pre),
+            "post": get_args(PostReset).index(self.post),
+        }
 
     def encode(self) -> str:
         """A canonical string for operator schemas; `decode` is its inverse."""

@@ -139,6 +139,9 @@ def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int
                 g.write(f"d_{name}", row)
     if not recompute:
         call.fields["carriers"] = carriers if needs & NEEDS["coefficients"] else 0
+        if out.tails.numel():
+            call.read("carrier_m_last", out.tails[0])
+            call.read("carrier_i_last", out.tails[1])
     finish = _request_products(g, call, layer, out, needs, result)
     run = native.backward_dense if recompute else native.backward
     run(native.layer(**call.fields), native.gradients(**g.fields))
@@ -202,8 +205,6 @@ def _pass_output_gradients(
     lists |= {"spike_ptr": out.ptr, "spike_idx": out.idx, "reset_ptr": out.rptr, "reset_idx": out.ridx}
     if not recompute:
         lists["active_carriers"] = out.sensitivities
-        if out.tails.numel():
-            lists |= {"carrier_m_last": out.tails[0], "carrier_i_last": out.tails[1]}
     for name, value in lists.items():
         g.read(name, value)
 
@@ -228,7 +229,8 @@ def _request_products(
             for name, value in zip(("in_ptr", "in_idx", "in_val"), found, strict=True):
                 call.read(name, value)
         g.write("d_weight", _set(result, "weight", like.new_empty((width, layer.inputs))))
-        g.fields["form"] = 1 if form == "spike" else 2
+        if form == "trace":
+            g.fields["form"] = 2
     low: Tensor | None = None
     if wants["source"] and below == "sampled":
         assert layer.in_aidx is not None

@@ -99,16 +99,14 @@ def describe(layer: Layer, need_input: bool) -> Call:
         threads=torch.get_num_threads(),
         fires=spec.fires,
         poles=spec.poles,
-        integrator=native.INTEGRATORS[spec.integrator],
-        pre=native.PRES[spec.pre],
-        post=native.POSTS[spec.post],
+        **spec.codes(),
         surrogate=native.SURROGATES[spec.surrogate.kind],
         surrogate_p0=numbers[0],
         surrogate_p1=numbers[1],
         surrogate_window=spec.surrogate.window,
         gradient=native.GRADIENTS[gradient],
         level=layer.level,
-        key=layer.key & ((1 << 64) - 1),
+        key=layer.key,
     )
     for name, value in zip(COEFFICIENTS, layer.coefficients.tensors(), strict=True):
         call.read(name, value, dtype)
