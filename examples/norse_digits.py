@@ -38,13 +38,17 @@ def load(seed: int, steps: int) -> tuple[TensorDataset, TensorDataset]:
     images, labels = load_digits(return_X_y=True)
     encoder = norse.ConstantCurrentLIFEncoder(seq_length=steps)
     spikes = encoder(torch.as_tensor(images).float() / 4).transpose(0, 1)  # grey value 16 is a current of 4
-    split = train_test_split(spikes, torch.as_tensor(labels), test_size=0.25, random_state=seed, stratify=labels)
+    split = train_test_split(
+        spikes, torch.as_tensor(labels), test_size=0.25, random_state=seed, stratify=labels
+    )
     train_x, test_x, train_y, test_y = split
     return TensorDataset(train_x, train_y), TensorDataset(test_x, test_y)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--hidden", type=int, default=1000)
@@ -70,7 +74,10 @@ def main() -> None:
         with torch.no_grad():
             scores = net(test.tensors[0].transpose(0, 1))
             accuracy = (scores.argmax(dim=1) == test.tensors[1]).float().mean().item()
-        print(f"epoch {epoch}/{args.epochs}  loss {total / len(train):.4f}  test accuracy {accuracy:.4f}", flush=True)
+        print(
+            f"epoch {epoch}/{args.epochs}  loss {total / len(train):.4f}  test accuracy {accuracy:.4f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -56,12 +56,16 @@ def encode(images: torch.Tensor, steps: int, code: str) -> torch.Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--hidden", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=50, help="time steps per image")
-    parser.add_argument("--beta", type=float, default=0.95, help="decay of the membrane potential per time step")
+    parser.add_argument(
+        "--beta", type=float, default=0.95, help="decay of the membrane potential per time step"
+    )
     parser.add_argument("--lr", type=float, default=1e-2)
     parser.add_argument("--code", choices=("latency", "rate"), default="latency")
     parser.add_argument("--seed", type=int, default=0)
@@ -86,7 +90,10 @@ def main() -> None:
             total += loss.item() * len(labels)
         with torch.no_grad():
             accuracy = SF.accuracy_rate(net(test_spikes), test.tensors[1])
-        print(f"epoch {epoch}/{args.epochs}  loss {total / len(train):.4f}  test accuracy {accuracy:.4f}", flush=True)
+        print(
+            f"epoch {epoch}/{args.epochs}  loss {total / len(train):.4f}  test accuracy {accuracy:.4f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

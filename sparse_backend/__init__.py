@@ -15,6 +15,7 @@ from .errors import (
     SparseBackendError,
     UnsupportedLayerError,
 )
+from .install import Installation, install, installed, uninstall
 from .neurons import Surrogate, surrogates
 from .options import Options
 from .report import LayerReport, Report
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
+    "Installation",
     "LayerReport",
     "Options",
     "Report",
@@ -39,8 +41,11 @@ __all__ = [
     "accelerated",
     "errors",
     "functional",
+    "install",
+    "installed",
     "restore",
     "stats",
     "surrogates",
+    "uninstall",
     "verify",
 ]

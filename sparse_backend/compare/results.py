@@ -52,8 +52,8 @@ class GradientDifference:
 class VariantResult:
     """One run of the script.
 
-    phases: seconds of each training step by phase, in order.  observed: the steps that were looked into, which
-        timings leave out.  wall: seconds from the first training step to the end.
+    phases: seconds of each training step by phase, in order.  observed: numbers of the steps that were looked
+        into, which timings leave out.  wall: seconds from the first training step to the end.
     memory, device_memory: peak bytes of a training step above what was held before the first one.
     accuracy: (epoch, accuracy in [0, 1], seconds since the first training step).
     """
