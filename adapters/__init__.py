@@ -38,7 +38,8 @@ def _load() -> tuple[tuple[Adapter, ...], dict[str, str]]:
             continue
         try:
             loaded = point.load()
-            adapter = loaded() if not isinstance(loaded, Adapter) and callable(loaded) else loaded
+            makes_one = isinstance(loaded, type) or not isinstance(loaded, Adapter)
+            adapter = loaded() if makes_one and callable(loaded) else loaded
             if not isinstance(adapter, Adapter):
                 raise TypeError(f"{adapter!r} has no name and examine()")
         except Exception as error:

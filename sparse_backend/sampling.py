@@ -1,8 +1,8 @@
 """The level s0 of sampled gradients: found on a layer's first batch, then following the budget from batch to
 batch.
 
-An entry with |sigma'| >= s0 is kept as it is, another one with probability |sigma'|/s0 and the value s0; the expected
-active fraction E[min(|sigma'|/s0, 1)] falls with s0, and the level is what makes it the budget.
+An entry with |sigma'| >= s0 is kept as it is, another one with probability |sigma'|/s0 and the value s0; the
+expected active fraction E[min(|sigma'|/s0, 1)] falls with s0, and the level is what makes it the budget.
 """
 
 from __future__ import annotations
