@@ -34,15 +34,11 @@ wrap: Callable[[type[Tensor], Tensor], Any] = torch.Tensor._make_subclass
 """`wrap(cls, data)`: a `cls` over the memory of `data`, without history. nn.Parameter is made with it."""
 
 
-def address(tensor: Tensor) -> int:
-    """The address of the tensor's first element, without forcing a copy-on-write alias to become a copy.
+address: Callable[[Tensor], int] = _data_address or torch.Tensor.data_ptr
+"""The address of a tensor's first element, without forcing a copy-on-write alias to become a copy.
 
-    Fallback: `data_ptr()`, which does force the copy; only `lazy_clone` makes such aliases, and it is then
-    off as well.
-    """
-    if _data_address is None:
-        return tensor.data_ptr()
-    return _data_address(tensor)
+Fallback: `data_ptr()`, which does force the copy; `copy_on_write` makes no aliases then.
+"""
 
 
 def copy_on_write(tensor: Tensor) -> Tensor | None:
@@ -74,11 +70,10 @@ _dispatch_modes: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stac
 _functorch: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 _autocast: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
 _anomaly: Callable[[], bool] = torch.is_anomaly_enabled
-_tracing: Callable[[], Any] = getattr(torch._C, "_get_tracing_state", torch.jit.is_tracing)
+_tracing: Callable[[], Any] = getattr(torch._C, "_get_tracing_state", lambda: True)
 _saved_hooks: Callable[[bool], Any] = getattr(
     torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: True
 )
-_compiling: Callable[[], bool] = torch.compiler.is_compiling
 
 
 def modes_matter() -> bool:
@@ -94,7 +89,6 @@ def modes_matter() -> bool:
         or _anomaly()
         or _tracing() is not None
         or _saved_hooks(True) is not None
-        or _compiling()
         or (_function_modes() and not _only_device_modes())
     )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import Tensor
 
@@ -11,6 +9,7 @@ from ..torch_private import address, copy_on_write
 
 __all__ = ["Capture", "Inputs", "recordable"]
 
+Slice = tuple[Tensor, int, tuple[int, ...]]
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
@@ -39,14 +38,16 @@ class Capture:
         self.tensor = tensor
         self._alias = tensor.clone() if alias is None else alias
         self._address = address(tensor)
-        self._version = -1 if tensor.is_inference() else tensor._version
+        # A write to memory shared with the alias moves the tensor; the version counts only without one.
+        self._version = -1 if alias is not None or tensor.is_inference() else tensor._version
 
-    def holds(self, tensor: Tensor) -> bool:
+    def holds(self, tensor: Tensor | None) -> bool:
         """Whether `tensor` is the captured one, unchanged."""
+        held = self.tensor
         return (
-            tensor is self.tensor
-            and address(tensor) == self._address
-            and (self._version < 0 or tensor._version == self._version)
+            tensor is held
+            and address(held) == self._address
+            and (self._version < 0 or held._version == self._version)
         )
 
     def value(self) -> Tensor:
@@ -68,7 +69,7 @@ class Inputs:
         self.device = first.device
         self.requires_grad = requires_grad
         # Per step: a tensor of its own, or (alias, storage offset, strides).
-        self._steps: list[Tensor | tuple[Tensor, int, tuple[int, ...]]] = []
+        self._steps: list[Tensor | Slice] = []
         self._base: Tensor | None = None
         self._alias: Tensor | None = None
         self._address = 0
@@ -105,7 +106,7 @@ class Inputs:
         if self.requires_grad:
             self._steps.append(self._alias)
         else:
-            self._steps.append((self._alias, tensor.storage_offset(), tensor.stride()))
+            self._steps.append((self._alias, int(tensor.storage_offset()), tensor.stride()))
 
     def pop(self) -> Inputs:
         """Take the last step off, as inputs of its own."""
@@ -136,15 +137,16 @@ class Inputs:
 
     def sequence(self, steps: int) -> Tensor:
         """The first `steps` inputs, `[T, *shape]`; no copy when they lie evenly spaced in one tensor."""
-        first = self._steps[0]
-        if isinstance(first, Tensor):
-            if self.constant():
-                return first.expand(steps, *self.shape)
-        elif all(
-            not isinstance(s, Tensor) and s[0] is first[0] and s[2] == first[2] for s in self._steps[:steps]
-        ):
-            offsets = [s[1] for s in self._steps[:steps]]  # type: ignore[misc]
-            spacing = offsets[1] - offsets[0] if steps > 1 else 0
-            if spacing >= 0 and all(b - a == spacing for a, b in itertools.pairwise(offsets)):
-                return first[0].as_strided((steps, *self.shape), (spacing, *first[2]), offsets[0])
+        if self.constant():
+            return self.step(0).expand(steps, *self.shape)
+        slices = [step for step in self._steps[:steps] if not isinstance(step, Tensor)]
+        if len(slices) == steps:
+            alias, start, strides = slices[0]
+            spacing = slices[1][1] - start if steps > 1 else 0
+            # An address in arithmetic progression, forwards, in one tensor: a view of it is the sequence.
+            if spacing >= 0 and all(
+                other is alias and offset == start + index * spacing and stride == strides
+                for index, (other, offset, stride) in enumerate(slices)
+            ):
+                return alias.as_strided((steps, *self.shape), (spacing, *strides), start)
         return torch.stack([self.step(index) for index in range(steps)])

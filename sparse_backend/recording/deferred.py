@@ -58,7 +58,7 @@ class Deferred(Tensor):
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         return Deferred.torch_dispatch(func, args, kwargs or {})
 
-    def as_subclass(self, cls: type[Tensor]) -> Any:  # type: ignore[override]
+    def as_subclass(self, cls: type[Tensor]) -> Any:
         """Not seen by `__torch_function__`."""
         from .materialise import resolve
 
@@ -113,7 +113,7 @@ def make_cut(blank: Tensor, source: Stream, step: int, slot: int) -> Deferred:
 def _nan(dtype: torch.dtype, device: torch.device, linked: bool) -> Tensor:
     with torch.inference_mode(False), torch.set_grad_enabled(linked):
         nan = torch.full((), float("nan"), dtype=dtype, device=device)
-        return _Link.apply(torch.zeros((), requires_grad=True), nan) if linked else nan  # type: ignore[no-any-return]
+        return _Link.apply(torch.zeros((), requires_grad=True), nan) if linked else nan
 
 
 def blank(shape: torch.Size, dtype: torch.dtype, device: torch.device, requires_grad: bool) -> Tensor:

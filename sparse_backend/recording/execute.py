@@ -13,6 +13,7 @@ from ..ops.sequence import LayerOutput, LinearFeed, PackedSpikes, run_layer
 from ..torch_private import below_autograd, in_clean_thread, modes_matter
 from . import backoff, reasons
 from .capture import Inputs
+from .neuron_stream import NeuronStream, cuts_tensor
 from .results import (
     Failed,
     FeedResult,
@@ -24,7 +25,7 @@ from .results import (
     detach_packed,
 )
 from .segment import Segment, current
-from .stream import FeedStream, MapStream, NeuronStream, Stream, cuts_tensor
+from .stream import FeedStream, MapStream, Stream
 
 __all__ = ["execute", "flush", "under_recorded_modes"]
 
@@ -113,6 +114,7 @@ def _run_neuron(stream: NeuronStream) -> Result:
         # step by step.
         return _neuron_steps(stream, _rows(_source(stream), stream.count))
     result, slot = _source(stream)
+    source: Tensor | PackedSpikes | None
     shape = stream.shapes[1]
     batch = shape[0]
     flat = (batch, shape[1:].numel())
@@ -120,8 +122,8 @@ def _run_neuron(stream: NeuronStream) -> Result:
     feed = None
     if isinstance(result, FeedResult) and stream.result is None and _fusable(stream, result):
         feed = LinearFeed(result.weight.value(), None if result.bias is None else result.bias.value())
-        result, slot = result.source, result.slot
-    source: Tensor | PackedSpikes | None = None if stream.whole else result.constant()
+        slot, result = result.slot, result.source
+    source = None if stream.whole else result.constant()
     if source is None:
         packed = result.packed(slot)
         if packed is not None and packed.steps == steps:
@@ -138,7 +140,7 @@ def _run_neuron(stream: NeuronStream) -> Result:
     membrane = out.membrane
     return NeuronResult(
         *(1 if stream.whole else steps, whole_shape, out.spikes, membrane, states),
-        *(stream.layer.output_is_membrane, stream.whole),
+        *(stream.use.layer.output_is_membrane, stream.whole),
     )
 
 
@@ -150,23 +152,23 @@ def _run_layer(
     steps: int,
     membrane_held: bool,
 ) -> LayerOutput:
-    layer = stream.layer
+    layer = stream.use.layer
     is_membrane = layer.output_is_membrane
     feeds_membrane = any(
         not isinstance(child.source, Inputs) and child.source[1] == 1 for child in stream.children.values()
     )
-    neuron = stream.neuron()
+    neuron = stream.use.neuron()
     while True:
         out = run_layer(
             *(source, feed, neuron, initial),
             steps=steps,
-            rule=layer.rule(stream.module, neuron, stream.requires_grad),
+            rule=layer.rule(stream.use.module, neuron, stream.requires_grad),
             cuts=cuts_tensor(stream, steps),
             want_spikes=stream.want_dense and not is_membrane,
             want_membrane=is_membrane or membrane_held or feeds_membrane,
             spike_dtype=stream.dtypes[0],
         )
-        if not layer.observe(stream.module, out):
+        if not layer.observe(stream.use.module, out):
             return out
 
 
@@ -216,14 +218,13 @@ def _neuron_steps(stream: NeuronStream, rows: list[Tensor]) -> Result:
     flat = (shape[0], shape[1:].numel())
     states = _initial(stream, flat)
     slots: tuple[list[Tensor], ...] = tuple([] for _ in stream.shapes)
-    spec, coefficients, cuts = stream.spec, stream.neuron().coefficients, set(stream.cuts)
+    neuron, cuts = stream.use.neuron(), set(stream.cuts)
+    spec, coefficients = neuron.spec, neuron.coefficients
     for index, row in enumerate(rows):
         if index in cuts:
             states = tuple(state.detach() for state in states)
         current = row.reshape(1, *flat)
-        step = integrate(
-            spec, coefficients, current, *(state.reshape(flat) for state in (states[0], states[-1]))
-        )
+        step = integrate(spec, coefficients, current, states[0].reshape(flat), states[-1].reshape(flat))
         u = membrane = output = step.u[0].view(shape)
         if spec.fires:
             spikes = spec.surrogate(u.view(flat) - coefficients.threshold)

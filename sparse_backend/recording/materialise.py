@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import Tensor
 
 from ..errors import RecordedStepError
 from .deferred import Deferred
 from .execute import execute, under_recorded_modes
+from .neuron_stream import NeuronStream
 from .segment import locate
-from .stream import NeuronStream, Stream
+from .stream import Stream
 
 __all__ = ["executed", "resolve", "resolve_all"]
 
@@ -25,8 +26,9 @@ def resolve(value: T, reason: str = "a recorded value was needed") -> T:
     """
     if type(value) is not Deferred:
         return value
-    real = value._real
-    return _materialise(value, reason) if real is None else real  # type: ignore[return-value]
+    deferred = cast(Deferred, value)
+    real = deferred._real
+    return cast(T, _materialise(deferred, reason) if real is None else real)
 
 
 def resolve_all(tree: Any, reason: str = "a recorded value was needed") -> Any:

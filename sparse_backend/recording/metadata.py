@@ -63,7 +63,7 @@ def _always(value: object) -> Answer:
     return lambda *_: value
 
 
-_T = torch.Tensor
+_T: Any = torch.Tensor
 
 ANSWERS: dict[Any, Answer] = {
     _T.shape.__get__: lambda tensor, *_: metadata(tensor)[0],

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from ..torch_private import modes_matter
 from .capture import Inputs
 from .deferred import Deferred
 from .layer import Layer
-from .segment import current
+from .neuron_stream import NeuronStream
+from .segment import same_modes, thread
 from .slow_path import record_new_feed, record_new_sequence, record_new_step
-from .stream import FeedStream, NeuronStream
+from .stream import FeedStream
 
 __all__ = ["record_feed", "record_sequence", "record_step"]
-
-_grad_enabled = torch.is_grad_enabled
-_inference_enabled = torch.is_inference_mode_enabled
 
 
 def record_feed(module: nn.Linear, input: Tensor) -> Tensor:
     """One application of a Linear; NotImplemented where upstream's code has to run."""
-    segment = current()
-    if segment is not None and _grad_enabled() is segment.grad and _inference_enabled() is segment.inference:
+    segment = thread.segment
+    if segment is not None and same_modes(segment):
         if type(input) is Deferred:
             source = input._source
             if source is not None and source.segment is segment and input._slot == 0 and not input._cut:
@@ -61,13 +58,8 @@ def record_step(
 
     state: what upstream would start this step from; None for zeros.
     """
-    segment = current()
-    if (
-        segment is not None
-        and type(input) is Deferred
-        and _grad_enabled() is segment.grad
-        and _inference_enabled() is segment.inference
-    ):
+    segment = thread.segment
+    if segment is not None and type(input) is Deferred and same_modes(segment):
         source = input._source
         if source is not None and source.segment is segment and input._slot == 0 and not input._cut:
             stream = source.children.get(id(module))
@@ -76,7 +68,7 @@ def record_step(
                 and stream.count == input._step
                 and stream.follows(state)
                 and not (module._backward_hooks or module._backward_pre_hooks)
-                and stream.unchanged(module, layer)
+                and stream.use.unchanged(module, layer)
                 and not modes_matter()
             ):
                 with segment.lock:

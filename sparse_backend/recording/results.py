@@ -212,9 +212,9 @@ class NeuronResult(Result):
         if slot <= 1 and self._membrane is not None:
             return self._membrane
         raise DeferredEscapeError(
-            f"{'a membrane potential' if slot == 1 else 'a state'} of an earlier time step is read that nothing "
-            "in Python seemed to hold when the recorded steps were executed. Keep a reference to it until it is "
-            "read, or read it (for instance mem.clone()) before the loop ends."
+            f"{'a membrane potential' if slot == 1 else 'a state'} of an earlier time step is read that "
+            "nothing in Python seemed to hold when the recorded steps were executed. Keep a reference to it "
+            "until it is read, or read it (for instance mem.clone()) before the loop ends."
         )
 
     def sequence(self, slot: int) -> Tensor:

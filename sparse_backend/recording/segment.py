@@ -9,9 +9,14 @@ import torch
 
 from .capture import Capture, Inputs
 from .deferred import Deferred
-from .stream import NeuronStream, Source, Stream
+from .neuron_stream import NeuronStream
+from .stream import Source, Stream
 
-__all__ = ["Segment", "current", "hand_over", "locate", "start"]
+__all__ = ["Segment", "current", "hand_over", "locate", "same_modes", "start", "thread"]
+
+
+_grad_enabled = torch.is_grad_enabled
+_inference_enabled = torch.is_inference_mode_enabled
 
 
 class Segment:
@@ -104,20 +109,26 @@ def locate(deferred: Deferred) -> Stream | None:
     return stream
 
 
+def same_modes(segment: Segment) -> bool:
+    """Whether the gradient and inference modes are those of the recording."""
+    grad = _grad_enabled()
+    return grad is segment.grad and (grad or _inference_enabled() is segment.inference)
+
+
 class _Thread(threading.local):
     segment: Segment | None = None
 
 
-_thread = _Thread()
+thread = _Thread()
 
 
 def current() -> Segment | None:
     """The calling thread's open segment."""
-    segment = _thread.segment
+    segment = thread.segment
     return segment if segment is not None and not segment.closed else None
 
 
 def start(segment: Segment) -> Segment:
     """Make it the calling thread's segment."""
-    _thread.segment = segment
+    thread.segment = segment
     return segment

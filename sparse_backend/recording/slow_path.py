@@ -15,8 +15,9 @@ from .deferred import Deferred
 from .execute import execute
 from .layer import Layer
 from .materialise import resolve
-from .segment import Segment, current, hand_over, locate, start
-from .stream import FeedStream, NeuronStream, Source, Stream, source_key
+from .neuron_stream import NeuronStream, NeuronUse
+from .segment import Segment, current, hand_over, locate, same_modes, start
+from .stream import FeedStream, Source, Stream, source_key
 
 __all__ = ["place_for", "record_new_feed", "record_new_sequence", "record_new_step"]
 
@@ -38,6 +39,7 @@ def _deferrable(module: nn.Module) -> bool:
         module._backward_hooks
         or module._backward_pre_hooks
         or torch.nn.modules.module._has_any_global_hook()
+        or torch.compiler.is_compiling()
         or modes_matter()
     )
 
@@ -47,7 +49,7 @@ def _segment() -> Segment | None:
     segment = current()
     grad = torch.is_grad_enabled()
     if segment is not None:
-        if segment.grad is grad and segment.inference is torch.is_inference_mode_enabled():
+        if same_modes(segment):
             return segment
         execute(segment, "the gradient mode changed")
     if backoff.paused(grad):
@@ -207,6 +209,14 @@ def _restart(place: Place, reason: str) -> Place | None:
     return None if segment is None or not recordable(tensor) else Place(segment, tensor, None)
 
 
+def _pending(value: Tensor) -> bool:
+    """Whether a state is recorded and not executed yet."""
+    if type(value) is not Deferred:
+        return False
+    stream = locate(value)
+    return stream is not None and stream.segment is not None
+
+
 def record_new_step(module: nn.Module, layer: Layer, input: Tensor, state: tuple[Tensor, ...] | None) -> Any:
     """See record.record_step."""
     if not isinstance(input, Tensor) or not _deferrable(module):
@@ -217,13 +227,11 @@ def record_new_step(module: nn.Module, layer: Layer, input: Tensor, state: tuple
     place = place_for(id(module), input)
     if place is None:
         return NotImplemented
-    for value in state or ():
-        if type(value) is Deferred:
-            locate(value)
+    pending = any([_pending(value) for value in state or ()])
     stream = place.stream
     if isinstance(stream, NeuronStream):
         follows = stream.follows(state)
-        if follows and stream.unchanged(module, layer):
+        if follows and stream.use.unchanged(module, layer):
             with place.segment.lock:
                 if type(place.tensor) is not Deferred:
                     cast(Inputs, stream.source).append(place.tensor)
@@ -231,11 +239,7 @@ def record_new_step(module: nn.Module, layer: Layer, input: Tensor, state: tuple
         place = _restart(
             place, "a neuron's options or parameters were changed" if follows else "a state was set anew"
         )
-    elif any(
-        type(value) is Deferred and value._real is None and value._source.segment is not None
-        for value in state or ()
-    ):
-        # A state that this segment has still to produce, and not by the stream that takes it.
+    elif pending:
         place = _restart(place, "a state came from another stream")
     if place is None:
         return NotImplemented
@@ -321,14 +325,21 @@ def _new_neuron(
     source, source_grad = _source(place)
     own_grad = segment.grad and (source_grad or any(value.requires_grad for value in coefficients))
     requires_grad = own_grad or (segment.grad and any(value.requires_grad for value in state or ()))
-    stream = NeuronStream(
-        *(segment, source, module, layer, neuron.spec, tuple(map(Capture, coefficients))),
-        *(layer.fingerprint(module), tuple(map(Capture, layer.parameters(module)))),
-        None if state is None else tuple(map(Capture, state)),
-        (shape, *[state_shape] * poles),
-        (layer.output_dtype(module, dtype), *[dtype] * poles),
-        *(device, requires_grad, own_grad, whole),
+    use = NeuronUse(
+        module=module,
+        layer=layer,
+        spec=neuron.spec,
+        coefficients=tuple(map(Capture, coefficients)),
+        fingerprint=layer.fingerprint(module),
+        parameters=tuple(map(Capture, layer.parameters(module))),
+        shapes=(shape, *[state_shape] * poles),
+        dtypes=(layer.output_dtype(module, dtype), *[dtype] * poles),
+        device=device,
+        requires_grad=requires_grad,
+        own_grad=own_grad,
+        whole=whole,
     )
+    stream = NeuronStream(segment, source, use, None if state is None else tuple(map(Capture, state)))
     with segment.lock:
         segment.add(stream)
     return stream

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from ..neurons import Coefficients, Neuron, NeuronSpec
 from ..ops.sequence import PackedSpikes
 from .capture import Capture, Inputs
 from .deferred import Deferred, blank, make
-from .layer import Layer
 
 if TYPE_CHECKING:
     from .results import Result
     from .segment import Segment
 
-__all__ = ["FeedStream", "MapStream", "NeuronStream", "Source", "Stream"]
+__all__ = ["FeedStream", "MapStream", "Source", "Stream", "source_key"]
 
 Source = Inputs | tuple["Stream", int, bool]
 """Captured real inputs, or (an earlier stream, its slot, whether detached from it)."""
@@ -84,8 +81,9 @@ class Stream:
     def advance(self) -> Deferred:
         """Record one more step of a stateless stream; a captured input has been appended before."""
         step = self.count
+        deferred = make(self.blanks[0], self, step, 0)
         self.count = step + 1
-        return make(self.blanks[0], self, step, 0)
+        return deferred
 
     def again(self, step: int) -> Deferred:
         """The same step of a stateless stream once more."""
@@ -142,16 +140,15 @@ class FeedStream(Stream):
         )
 
     def key(self) -> object:
-        plain = isinstance(self.source, Inputs)
-        return id(self.module) if plain else source_key(id(self.module), self.source[1], self.source[2])  # type: ignore[index]
+        identity = id(self.module)
+        return identity if isinstance(self.source, Inputs) else source_key(identity, *self.source[1:])
 
     def unchanged(self, module: nn.Module) -> bool:
         """Whether the module's parameters are those captured, untouched."""
-        parameters = module._parameters
-        weight, bias = parameters.get("weight"), parameters.get("bias")
-        if weight is None or not self.weight.holds(weight):
+        parameters, bias = module._parameters, self.bias
+        if not self.weight.holds(parameters.get("weight")):
             return False
-        return bias is None if self.bias is None else bias is not None and self.bias.holds(bias)
+        return parameters.get("bias") is None if bias is None else bias.holds(parameters.get("bias"))
 
     def release(self) -> None:
         super().release()
@@ -189,161 +186,3 @@ class MapStream(Stream):
     def key(self) -> object:
         assert not isinstance(self.source, Inputs)
         return source_key(self.identity, self.source[1], self.source[2])
-
-
-class NeuronStream(Stream):
-    """A neuron: slot 0 is its output, the others its states (m, then i).
-
-    initial: the states that enter the first step, None for zeros.  held: weak references to the states
-    handed out, per state and step.  cuts: the steps whose incoming state is detached.
-    own_grad: whether outputs require a gradient whatever the incoming state does.
-    """
-
-    __slots__ = (
-        "coefficients",
-        "cuts",
-        "fingerprint",
-        "held",
-        "initial",
-        "layer",
-        "module",
-        "own_grad",
-        "parameters",
-        "spec",
-        "want_dense",
-    )
-
-    def __init__(
-        self,
-        segment: Segment,
-        source: Source,
-        module: nn.Module,
-        layer: Layer,
-        spec: NeuronSpec,
-        coefficients: tuple[Capture, ...],
-        fingerprint: tuple[object, ...],
-        parameters: tuple[Capture, ...],
-        initial: tuple[Capture, ...] | None,
-        shapes: tuple[torch.Size, ...],
-        dtypes: tuple[torch.dtype, ...],
-        device: torch.device,
-        requires_grad: bool,
-        own_grad: bool,
-        whole: bool = False,
-    ) -> None:
-        super().__init__(segment, source, shapes, dtypes, device, requires_grad, whole)
-        self.module, self.layer = module, layer
-        self.spec, self.coefficients = spec, coefficients
-        self.fingerprint, self.parameters = fingerprint, parameters
-        self.initial = initial
-        self.own_grad = own_grad
-        self.held: tuple[list[weakref.ref[Deferred]], ...] = tuple([] for _ in shapes[1:])
-        self.cuts: list[int] = []
-        self.want_dense = False
-
-    def key(self) -> object:
-        if self.whole:
-            return ("whole", id(self))
-        plain = isinstance(self.source, Inputs)
-        return id(self.module) if plain else source_key(id(self.module), self.source[1], self.source[2])  # type: ignore[index]
-
-    def unchanged(self, module: nn.Module, layer: Layer) -> bool:
-        """Whether the module is as it was when the stream began."""
-        if layer.fingerprint(module) != self.fingerprint:
-            return False
-        parameters = layer.parameters(module)
-        if len(parameters) != len(self.parameters):
-            return False
-        for captured, tensor in zip(self.parameters, parameters, strict=True):
-            if not captured.holds(tensor):
-                return False
-        return True
-
-    def follows(self, state: tuple[Tensor, ...] | None) -> bool:
-        """Whether `state` is what the last step returned, all of it detached or none of it."""
-        if state is None or len(state) != len(self.held):
-            return False
-        last, cut = self.count - 1, None
-        for slot, value in enumerate(state, start=1):
-            if (
-                type(value) is not Deferred
-                or value._source is not self
-                or value._step != last
-                or value._slot != slot
-                or (cut is not None and value._cut is not cut)
-            ):
-                return False
-            cut = value._cut
-        return not cut or self.own_grad or not self.requires_grad
-
-    def advance_neuron(self, cut: bool) -> tuple[Deferred, tuple[Deferred, ...]]:
-        """Record one more step; the caller has checked everything and appended the captured input."""
-        step = self.count
-        blanks = self.blanks
-        output = make(blanks[0], self, step, 0)
-        if len(blanks) == 2:
-            membrane = make(blanks[1], self, step, 1)
-            self.held[0].append(weakref.ref(membrane))
-            states: tuple[Deferred, ...] = (membrane,)
-        else:
-            states = tuple(make(blanks[slot], self, step, slot) for slot in range(1, len(blanks)))
-            for held, state in zip(self.held, states, strict=True):
-                held.append(weakref.ref(state))
-        if cut:
-            self.cuts.append(step)
-        self.count = step + 1
-        return output, states
-
-    def pop(self, segment: Segment, source: Source) -> Stream:
-        last = self.count - 1
-        moved = super().pop(segment, source)
-        assert isinstance(moved, NeuronStream)
-        for mine, theirs in zip(self.held, moved.held, strict=True):
-            theirs.append(mine.pop())
-        if self.cuts and self.cuts[-1] == last:
-            self.cuts.pop()
-            moved.cuts.append(0)
-        return moved
-
-    def _sibling(self, segment: Segment, source: Source) -> Stream:
-        # The incoming state is this stream's final state, or (no step left here) its own incoming state;
-        # Segment.carry_over sets it once that is known.
-        return NeuronStream(
-            *(segment, source, self.module, self.layer, self.spec, self.coefficients),
-            *(self.fingerprint, self.parameters, self.initial),
-            *(self.shapes, self.dtypes, self.device, self.requires_grad, self.own_grad, self.whole),
-        )
-
-    def neuron(self) -> Neuron:
-        """The neuron with its coefficients as they were when the stream began."""
-        return Neuron(self.spec, Coefficients(*(captured.value() for captured in self.coefficients)))
-
-    def earlier_states_held(self) -> tuple[bool, ...]:
-        """Per state, whether Python still holds it from a step before the last."""
-        return tuple(any(ref() is not None for ref in held[:-1]) for held in self.held)
-
-    def settle(self) -> None:
-        """After the execution: last states become real where held, without keeping the sequence alive."""
-        assert self.result is not None
-        for slot, held in enumerate(self.held, start=1):
-            last = held[-1]() if held else None
-            if last is not None:
-                value = self.result.step(slot, self.count - 1)
-                last._real = value.detach() if last._cut else value
-                last._exact = self.result.exact_links
-                last._source = None
-
-    def release(self) -> None:
-        super().release()
-        self.module = self.layer = self.initial = None  # type: ignore[assignment]
-        self.parameters = self.coefficients = ()
-        self.held = ()
-
-
-def cuts_tensor(stream: NeuronStream, steps: int) -> Tensor | None:
-    """uint8 `[T]`, non-zero where the incoming state is detached."""
-    if not stream.cuts:
-        return None
-    cuts = torch.zeros(steps, dtype=torch.uint8)
-    cuts[torch.tensor(stream.cuts)] = 1
-    return cuts.to(stream.device)

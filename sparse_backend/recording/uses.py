@@ -17,7 +17,7 @@ from .views import VIEWS, detached
 
 __all__: list[str] = []
 
-_T = torch.Tensor
+_T: Any = torch.Tensor
 
 
 def _torch_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -66,7 +66,7 @@ def _detach(func: Any, tensor: Deferred, args: tuple[Any, ...], kwargs: dict[str
 
 def _detach_in_place(func: Any, tensor: Deferred, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     if tensor._of is not None:
-        return _compute(func, tensor, args, kwargs)  # type: ignore[no-any-return]
+        return _compute(func, tensor, args, kwargs)
     tensor._cut = True
     return tensor
 
@@ -91,8 +91,8 @@ def _link_of_computed(func: Any, tensor: Deferred, args: tuple[Any, ...], kwargs
         return _compute(func, tensor, args, kwargs)
     raise DeferredEscapeError(
         f"{getattr(func, '__name__', func)} on a recorded tensor whose sequence has been executed: the "
-        "gradient that arrives here would be only a part of it. Call it before anything reads a value of this "
-        "loop, or run the loop with the stock model (sparse_backend.restore)."
+        "gradient that arrives here would be only a part of it. Call it before anything reads a value of "
+        "this loop, or run the loop with the stock model (sparse_backend.restore)."
     )
 
 
@@ -145,5 +145,5 @@ _SPECIAL: dict[Any, Any] = {
     torch.detach_: _detach_in_place,
     **dict.fromkeys(_LINKS, _link),
 }
-Deferred.torch_function = staticmethod(_torch_function)  # type: ignore[assignment]
-Deferred.torch_dispatch = staticmethod(_torch_dispatch)  # type: ignore[assignment]
+Deferred.torch_function = staticmethod(_torch_function)
+Deferred.torch_dispatch = staticmethod(_torch_dispatch)

@@ -1,0 +1,171 @@
+"""The stream of a neuron: steps with a state that each hands to the next."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..neurons import Coefficients, Neuron, NeuronSpec
+from .capture import Capture, Inputs
+from .deferred import Deferred, make
+from .layer import Layer
+from .stream import Source, Stream, source_key
+
+if TYPE_CHECKING:
+    from .segment import Segment
+
+__all__ = ["NeuronStream", "NeuronUse"]
+
+
+@dataclass
+class NeuronUse:
+    """A neuron module as it was when its stream began.
+
+    shapes, dtypes: of a step's output and states.  requires_grad: of the outputs; own_grad: of the outputs,
+    whatever the incoming state does.  whole: a step is a whole sequence `[T, B, ...]`.
+    """
+
+    module: nn.Module
+    layer: Layer
+    spec: NeuronSpec
+    coefficients: tuple[Capture, ...]
+    fingerprint: tuple[object, ...]
+    parameters: tuple[Capture, ...]
+    shapes: tuple[torch.Size, ...]
+    dtypes: tuple[torch.dtype, ...]
+    device: torch.device
+    requires_grad: bool
+    own_grad: bool
+    whole: bool
+
+    def unchanged(self, module: nn.Module, layer: Layer) -> bool:
+        """Whether the module is still as it was."""
+        if layer.fingerprint(module) != self.fingerprint:
+            return False
+        captures, parameters = self.parameters, layer.parameters(module)
+        if len(parameters) != len(captures):
+            return False
+        # The loop that runs at every step: no generator, no zip.
+        index = 0
+        for tensor in parameters:
+            if not captures[index].holds(tensor):
+                return False
+            index += 1  # noqa: SIM113
+        return True
+
+    def neuron(self) -> Neuron:
+        """The neuron with its coefficients as they were."""
+        return Neuron(self.spec, Coefficients(*(captured.value() for captured in self.coefficients)))
+
+
+class NeuronStream(Stream):
+    """A neuron: slot 0 is its output, the others its states (m, then i).
+
+    initial: the states that enter the first step, None for zeros.  held: weak references to the states
+    handed out, per state and step.  cuts: the steps whose incoming state is detached.  want_dense: the output
+    will be read.
+    """
+
+    __slots__ = ("cuts", "held", "initial", "use", "want_dense")
+
+    def __init__(
+        self, segment: Segment, source: Source, use: NeuronUse, initial: tuple[Capture, ...] | None
+    ) -> None:
+        super().__init__(segment, source, use.shapes, use.dtypes, use.device, use.requires_grad, use.whole)
+        self.use = use
+        self.initial = initial
+        self.held: tuple[list[weakref.ref[Deferred]], ...] = tuple([] for _ in use.shapes[1:])
+        self.cuts: list[int] = []
+        self.want_dense = False
+
+    def key(self) -> object:
+        if self.whole:
+            return ("whole", id(self))
+        identity = id(self.use.module)
+        return identity if isinstance(self.source, Inputs) else source_key(identity, *self.source[1:])
+
+    def follows(self, state: tuple[Tensor, ...] | None) -> bool:
+        """Whether `state` is what the last step returned, all of it detached or none of it."""
+        if state is None or len(state) != len(self.held):
+            return False
+        last, cut, slot = self.count - 1, None, 0
+        for value in state:
+            slot += 1  # noqa: SIM113
+            if (
+                type(value) is not Deferred
+                or value._source is not self
+                or value._step != last
+                or value._slot != slot
+                or (cut is not None and value._cut is not cut)
+            ):
+                return False
+            cut = value._cut
+        return not cut or self.use.own_grad or not self.requires_grad
+
+    def advance_neuron(self, cut: bool) -> tuple[Deferred, tuple[Deferred, ...]]:
+        """Record one more step; the caller has checked everything and appended the captured input."""
+        step = self.count
+        blanks = self.blanks
+        output = make(blanks[0], self, step, 0)
+        if len(blanks) == 2:
+            membrane = make(blanks[1], self, step, 1)
+            self.held[0].append(weakref.ref(membrane))
+            states: tuple[Deferred, ...] = (membrane,)
+        else:
+            states = tuple(make(blanks[slot], self, step, slot) for slot in range(1, len(blanks)))
+            for held, state in zip(self.held, states, strict=True):
+                held.append(weakref.ref(state))
+        if cut:
+            self.cuts.append(step)
+        self.count = step + 1
+        return output, states
+
+    def pop(self, segment: Segment, source: Source) -> Stream:
+        last = self.count - 1
+        moved = super().pop(segment, source)
+        assert isinstance(moved, NeuronStream)
+        for mine, theirs in zip(self.held, moved.held, strict=True):
+            theirs.append(mine.pop())
+        if self.cuts and self.cuts[-1] == last:
+            self.cuts.pop()
+            moved.cuts.append(0)
+        return moved
+
+    def _sibling(self, segment: Segment, source: Source) -> Stream:
+        # Its incoming state is this stream's final state, set by `hand_over` once that is known; where no
+        # step is left here, it is this stream's own incoming state.
+        return NeuronStream(segment, source, self.use, self.initial)
+
+    def earlier_states_held(self) -> tuple[bool, ...]:
+        """Per state, whether Python still holds it from a step before the last."""
+        return tuple(any(ref() is not None for ref in held[:-1]) for held in self.held)
+
+    def settle(self) -> None:
+        """After the execution: last states become real where held, without keeping the sequence alive."""
+        result = self.result
+        assert result is not None
+        for slot, held in enumerate(self.held, start=1):
+            last = held[-1]() if held else None
+            if last is not None:
+                value = result.step(slot, self.count - 1)
+                last._real = value.detach() if last._cut else value
+                last._exact = result.exact_links
+                last._source = None
+
+    def release(self) -> None:
+        super().release()
+        self.use = self.initial = None  # type: ignore[assignment]
+        self.held = ()
+
+
+def cuts_tensor(stream: NeuronStream, steps: int) -> Tensor | None:
+    """uint8 `[T]`, non-zero where the incoming state is detached."""
+    if not stream.cuts:
+        return None
+    cuts = torch.zeros(steps, dtype=torch.uint8)
+    cuts[torch.tensor(stream.cuts)] = 1
+    return cuts.to(stream.device)
