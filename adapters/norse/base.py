@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sparse_backend.adapters.base import Claim, NeuronLayer, Stock, check_threshold
 from sparse_backend.recording import is_deferred, record_sequence, record_step, resolve, resolve_all
 from sparse_backend.runtime import RUNTIME, LayerRuntime
+from sparse_backend.torch_private import modes_matter
 
 from .surrogates import recognise
 
@@ -106,6 +107,10 @@ class AcceleratedModule(nn.Module):
         )
         if fingerprint == runtime.fingerprint:
             return runtime.reason is None
+        if modes_matter():
+            return (
+                False  # under fake tensors or a tracer no value can be read; such calls are upstream's anyway
+            )
         claim = self.examine(self)
         runtime.reason = claim.reason if isinstance(claim, Stock) else None
         if runtime.reason is None and isinstance(threshold, Tensor):

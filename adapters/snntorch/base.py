@@ -15,6 +15,7 @@ from sparse_backend.errors import SparseBackendError
 from sparse_backend.neurons import Surrogate
 from sparse_backend.recording import previous_state, record_step, resolve, shape_of
 from sparse_backend.runtime import RUNTIME, LayerRuntime
+from sparse_backend.torch_private import modes_matter
 
 from .surrogates import recognise
 
@@ -135,6 +136,10 @@ class AcceleratedNeuron(nn.Module):
         fingerprint = fingerprint_of(self)
         if fingerprint == runtime.fingerprint:
             return runtime.reason is None
+        if modes_matter():
+            return (
+                False  # under fake tensors or a tracer no value can be read; such calls are upstream's anyway
+            )
         claim = self.examine(self)
         runtime.reason = claim.reason if isinstance(claim, Stock) else None
         if runtime.reason is None:
