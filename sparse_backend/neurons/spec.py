@@ -65,6 +65,18 @@ class NeuronSpec:
         """Whether r = H(m[t-1] - threshold) enters the step."""
         return self.pre != "none" or self.post in ("subtract", "zero")
 
+    def uses(self, coefficient: str) -> bool:
+        """Whether the step reads this field of `Coefficients`; the gradient of the others is zero."""
+        read = {
+            "gain": self.integrator == "decay",
+            "synapse": self.poles == 2,
+            "leak": self.integrator == "euler",
+            "threshold": self.fires,
+            "reset": self.post == "value",
+            "graded": self.fires,
+        }
+        return read.get(coefficient, True)
+
     def codes(self) -> dict[str, int]:
         """The structure as the numbers of src_cuda/common/spec.hpp, which lists the names in the same order."""
         return {

@@ -110,12 +110,11 @@ class Layer:
     @property
     def carrier_dense(self) -> bool:
         """Whether the gradient of the spikes is wanted at every entry: all are active, or `graded` is learned."""
-        graded = self.learn >> COEFFICIENTS.index("graded") & 1
-        return self.spec.fires and self.gradient != "none" and (self.active_dense or bool(graded))
+        return self.spec.fires and self.gradient != "none" and (self.active_dense or self.learns("graded"))
 
     def learns(self, name: str) -> bool:
-        """Whether the coefficient needs a gradient."""
-        return bool(self.learn >> COEFFICIENTS.index(name) & 1)
+        """Whether the coefficient needs a gradient that is not zero anyway."""
+        return bool(self.learn >> COEFFICIENTS.index(name) & 1) and self.spec.uses(name)
 
     def dense_input(self) -> Tensor:
         """The input as `[T, B, N_in]`, in the dtype of the computation."""

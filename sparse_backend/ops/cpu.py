@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..torch_private import address
+from ..torch_private import read_pointer
 from . import cost, events
 from .contract import COEFFICIENTS, NEEDS, Layer, LayerGradients, LayerOutputs, OutputGradients
 from .native_call import Call, by_events, density, describe, dtype_code, module
@@ -33,7 +33,7 @@ def compress(x: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor] | None:
         x = x.contiguous()
     steps, batch, inputs = x.shape
     found = module().compress(
-        *(address(x), steps, batch, inputs, x.stride(0), x.stride(1), code),
+        *(read_pointer(x), steps, batch, inputs, x.stride(0), x.stride(1), code),
         limit=limit,
         threads=torch.get_num_threads(),
     )
@@ -56,7 +56,7 @@ def to_dense(
     out = torch.empty(shape, dtype=dtype)
     val = val.to(dtype)
     module().scatter(
-        *(address(ptr), address(idx), address(val) if val.numel() else 0, steps, batch, width),
+        *(read_pointer(ptr), read_pointer(idx), read_pointer(val) if val.numel() else 0, steps, batch, width),
         *(out.data_ptr(), out.stride(0), out.stride(1), dtype_code(dtype), torch.get_num_threads()),
     )
     return out
@@ -177,6 +177,7 @@ def _weight_form(layer: Layer, out: LayerOutputs) -> str:
     active = 1.0 if layer.active_dense or not layer.spec.fires else out.aidx.numel() / (steps * batch * width)
     c = layer.coefficients
     scalar = all(value.dim() == 0 for value in (c.membrane, c.gain, c.synapse))
+    scalar = scalar and hasattr(module().Gradients, "form")
     return cost.weight_gradient_form(share, active, layer.inputs, width, scalar)
 
 

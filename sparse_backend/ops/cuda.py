@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..torch_private import address
+from ..torch_private import read_pointer
 from . import events, reference
 from .contract import COEFFICIENTS, Layer, LayerGradients, LayerOutputs, OutputGradients
 
@@ -93,11 +93,11 @@ def _scan(layer: Layer, out: LayerOutputs, u: Tensor | None, fired: Tensor | Non
     def place(name: str, value: Tensor | None, stem: str) -> None:
         if value is not None and value.numel():
             strides = {f"{stem}_stride_t": value.stride(0), f"{stem}_stride_b": value.stride(1)}
-            codes.update({name: address(value), **strides})
+            codes.update({name: read_pointer(value), **strides})
 
     def read(name: str, value: Tensor) -> None:
         alive.append(value.to(like.dtype).contiguous())
-        codes[name] = address(alive[-1]) if alive[-1].numel() else 0
+        codes[name] = read_pointer(alive[-1]) if alive[-1].numel() else 0
 
     place("current", current, "current")
     place("membrane_out", out.membrane, "membrane")

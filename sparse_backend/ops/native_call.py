@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..torch_private import address
+from ..torch_private import read_pointer
 from . import backend, cost
 from .contract import COEFFICIENTS, Layer
 
@@ -38,7 +38,7 @@ class Call:
     def read(self, name: str, value: Tensor | None, dtype: torch.dtype | None = None) -> None:
         """Pass a contiguous copy-free view of value, of the given dtype."""
         if value is not None and value.numel():
-            self.fields[name] = address(self._keep(value.to(dtype or value.dtype).contiguous()))
+            self.fields[name] = read_pointer(self._keep(value.to(dtype or value.dtype).contiguous()))
 
     def read_strided(self, name: str, value: Tensor | None, dtype: torch.dtype) -> None:
         """Pass a `[T, B, N]` tensor by its address and its time and batch strides."""
@@ -47,7 +47,7 @@ class Call:
         value = value.to(dtype)
         if value.shape[-1] > 1 and value.stride(-1) != 1:
             value = value.contiguous()
-        self._place(name, address(self._keep(value)), value)
+        self._place(name, read_pointer(self._keep(value)), value)
 
     def write(self, name: str, value: Tensor) -> Tensor:
         self.fields[name] = self._keep(value).data_ptr()
@@ -141,6 +141,6 @@ def _transposed(weight: Tensor, dtype: torch.dtype) -> Tensor:
     source = weight.to(dtype).contiguous()
     out = torch.empty(inputs, native.padded_width(width), dtype=dtype)
     native.transpose_weight(
-        *(address(source), out.data_ptr(), width, inputs, inputs, dtype_code(dtype), torch.get_num_threads())
+        *(read_pointer(source), out.data_ptr(), width, inputs, inputs, dtype_code(dtype), torch.get_num_threads())
     )
     return out

@@ -20,7 +20,7 @@ bool is_list(const Layer& layer, int64_t ptr, int64_t idx) {
 }
 
 void check_gradients(const Layer& layer, const Gradients& g, bool dense) {
-    require(!g.d_weight || (layer.in_ptr && layer.weight_t),
+    require(!g.d_weight || layer.in_ptr,
             "d_weight: needs the input as events; with a dense input take d_current and multiply outside");
     require(!g.d_low || (is_list(layer, g.low_ptr, g.low_idx) && layer.weight_t),
             "d_low: needs low_ptr, low_idx and weight_t");
@@ -148,6 +148,7 @@ template <class Real>
 void backward_typed(const Layer& layer, const Gradients& gradients, bool dense) {
     const TypedLayer<Real> typed(layer);
     const LayerView<Real>& view = typed.view;
+    if (dense) check_input(layer);
     check_gradients(layer, gradients, dense);
     const GradientView<Real> grads = gradient_view<Real>(gradients);
     const Slots<Real> slots(view, slot_count(view, grads.want_weight), grads.want_weight);

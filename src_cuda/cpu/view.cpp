@@ -24,9 +24,7 @@ void check_layer(const Layer& layer) {
     require(layer.width > 0, "width=" + number(layer.width) + " must be positive");
     require(layer.width <= std::numeric_limits<int32_t>::max() - 64, "width=" + number(layer.width) + " is too large");
     require(layer.threads > 0, "threads=" + number(layer.threads) + " must be positive");
-    const bool events = layer.in_ptr && layer.weight_t;
-    require(layer.current || events, "current=0: give a current, or in_ptr, in_idx and weight_t");
-    require(!events || layer.current || layer.inputs > 0, "inputs=" + number(layer.inputs) + " must be positive");
+    require(!layer.in_ptr || layer.inputs > 0, "inputs=" + number(layer.inputs) + " must be positive");
     require(layer.membrane.address, "membrane=0: every neuron needs its membrane coefficient");
     require(layer.threshold.address || !layer.fires, "threshold=0: a neuron that fires needs a threshold");
     require(layer.fires || (layer.pre == 0 && layer.post == 0), "fires=False with pre=" + number(layer.pre) +
@@ -45,6 +43,11 @@ void check_layer(const Layer& layer) {
                                                     Post(layer.post)),
             "integrator=" + number(layer.integrator) + ", poles=" + number(layer.poles) + ", pre=" + number(layer.pre) +
                 ", post=" + number(layer.post) + ": no kernel has this structure");
+}
+
+void check_input(const Layer& layer) {
+    const bool events = layer.in_ptr && layer.weight_t;
+    require(layer.current || events, "current=0: give a current, or in_ptr, in_idx and weight_t");
 }
 
 bool needs_resets(const Layer& layer) { return Post(layer.post) == Post::subtract || Post(layer.post) == Post::zero; }

@@ -9,6 +9,8 @@ namespace sparse_backend {
 
 // Throws std::invalid_argument naming the field for anything a kernel could not run on.
 void check_layer(const Layer& layer);
+// The sparse reverse scan runs from saved events; the other scans evaluate the layer's input.
+void check_input(const Layer& layer);
 
 template <class Real>
 const Real* address(int64_t value) {
