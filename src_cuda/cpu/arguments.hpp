@@ -69,11 +69,11 @@ template <class Real>
 struct ForwardCursor {
     int64_t b, t;
     Real *m, *i;                              // padded state rows
-    Real *current, *u, *x, *sigma;            // padded scratch rows
+    Real *current, *u, *sigma;                // padded scratch rows
     Real* sum;                                // accumulators of the systematic sampling
     Real *m_prev, *i_prev;                    // previous state, kept for the carriers
     Real *carrier_m, *carrier_i, *carrier_u;  // [carrier_count, padded]
-    uint8_t *spiked, *active, *resets;        // padded to 64 bytes
+    uint64_t *spiked, *bits;                  // one bit per neuron; spiked also serves the active list
     EventSink spike_sink, active_sink, reset_sink;
     Real* active_u;         // [active_sink.capacity]
     Real* active_carriers;  // [active_sink.capacity, carrier_count]
@@ -112,9 +112,9 @@ struct ReverseScratch {
     Real* decay;  // factor of the membrane from step to step
     Real *mu, *carry, *lambda, *eta, *l, *spike, *g_z, *g_m, *g_i, *current_sum;
     Real *spiked_l, *reset_l;
-    Real *entry_x, *entry_sigma;  // [largest number of active entries of a batch element]
-    Real* entry_add;              // what each active entry of a step adds
-    int32_t* first_reset;         // neurons reset by the initial state
+    Real *entry_threshold, *entry_sigma;  // [largest number of active entries of a batch element]
+    Real* entry_add;                      // what each active entry of a step adds
+    int32_t* first_reset;                 // neurons reset by the initial state
     int64_t first_reset_count;
     // Dense scan only: the recomputed trajectory of one batch element, [T, padded].
     Real *u, *m, *i_new;

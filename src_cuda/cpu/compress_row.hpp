@@ -4,7 +4,7 @@
 // next row of the same batch element lies a batch away, where no hardware prefetcher looks.
 #pragma once
 
-#include "rows.hpp"
+#include "masks.hpp"
 
 namespace sparse_backend {
 namespace SPARSE_BACKEND_VARIANT {
@@ -15,27 +15,26 @@ int64_t compress_row(const Input* SB_RESTRICT x, const Input* next, int64_t n, i
     constexpr int64_t block = 64;
     int64_t count = 0;
     bool ones = true;
-    alignas(64) uint8_t mask[block];
     for (int64_t base = 0; base < n; base += block) {
         const int64_t size = n - base < block ? n - base : block;
-        const Input* SB_RESTRICT part = x + base;
+        const Input* part = x + base;
         if (next)
             for (int64_t line = 0; line < size * int64_t(sizeof(Input)); line += 64)
                 __builtin_prefetch((const char*)(next + base) + line, 0, 2);
-        if (size == block) {
-            for (int64_t j = 0; j < block; ++j) mask[j] = part[j] != Input(0) ? 1 : 0;
-        } else {
-            for (int64_t j = 0; j < block; ++j) mask[j] = j < size && part[j] != Input(0) ? 1 : 0;
+        Input tail[block];
+        if (size < block) {
+            for (int64_t j = 0; j < block; ++j) tail[j] = j < size ? part[j] : Input(0);
+            part = tail;
         }
-        uint64_t bits = nonzero_bits(mask);
-        while (bits) {
-            const int64_t j = __builtin_ctzll(bits);
-            idx[count] = int32_t(base + j);
-            val[count] = Value(part[j]);
-            ones &= part[j] == Input(1);
-            ++count;
-            bits &= bits - 1;
+        uint64_t bits = 0;
+        for (int k = 0; k < block; k += 16) bits |= uint64_t(nonzero16(part + k)) << k;
+        if (!bits) continue;
+        const int64_t added = append_bits(bits, int32_t(base), idx + count);
+        for (int64_t e = count; e < count + added; ++e) {
+            val[e] = Value(part[idx[e] - base]);
+            ones &= val[e] == Value(1);
         }
+        count += added;
     }
     if (!ones) *all_ones = false;
     return count;

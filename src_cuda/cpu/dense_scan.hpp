@@ -19,7 +19,7 @@ template <class Real>
 void recompute(const LayerView<Real>& layer, const GradientView<Real>& grads, const StepTable<Real>& table,
                ReverseScratch<Real>& scratch, int64_t b) {
     const int64_t n = layer.padded;
-    const SigmaRule<Real> rule = sigma_rule(layer);
+    const SigmaRule<Real> rule = sigma_rule(layer, layer.gradient);
     ForwardCursor<Real>& cursor = scratch.forward;
     start_state(layer, b, cursor.m, cursor.i);
     if (layer.gradient == Gradient::sampled) start_sampling(layer, b, cursor.sum);
@@ -28,10 +28,10 @@ void recompute(const LayerView<Real>& layer, const GradientView<Real>& grads, co
         input_row(layer, b, t, t == 0, cursor.current);
         if (needs_current(grads))
             table.current(layer.coefficients, n, cursor.current, cursor.m, cursor.i, scratch.i_new + t * n);
-        table.step(layer.coefficients, n, cursor.current, cursor.m, cursor.i, u, cursor.spiked);
+        table.step(layer.coefficients, n, cursor.current, cursor.m, cursor.i, u);
         if (layer.post != Post::none) store_row(scratch.m + t * n, cursor.m, n);
         if (layer.gradient == Gradient::sampled)
-            sigma_row(rule, n, u, layer.coefficients.threshold, cursor.x, cursor.sum, scratch.sigma + t * n);
+            rule.apply(rule, n, u, layer.coefficients.threshold, cursor.sum, scratch.sigma + t * n);
     }
 }
 
@@ -105,7 +105,7 @@ void dense_reverse(const LayerView<Real>& layer, const GradientView<Real>& grads
                    ReverseScratch<Real>& scratch, int64_t b) {
     const int64_t n = layer.padded, steps = layer.steps;
     const StepTable<Real> table = find_step<Real>(layer.integrator, layer.poles, layer.pre, layer.post);
-    const SigmaRule<Real> rule = sigma_rule(layer);
+    const SigmaRule<Real> rule = sigma_rule(layer, layer.gradient);
     ForwardCursor<Real>& cursor = scratch.forward;
     recompute(layer, grads, table, scratch, b);
     start_state(layer, b, cursor.m, cursor.i);
@@ -127,7 +127,7 @@ void dense_reverse(const LayerView<Real>& layer, const GradientView<Real>& grads
         else if (layer.gradient == Gradient::none)
             fill_row(sigma, n, Real(0));
         else
-            sigma_row(rule, n, at.u, layer.coefficients.threshold, cursor.x, cursor.sum, sigma);
+            rule.apply(rule, n, at.u, layer.coefficients.threshold, cursor.sum, sigma);
         table.reverse(layer.coefficients, n,
                       {at.u, at.m_prev, at.m, sigma, scratch.g_z, scratch.g_m, scratch.g_i, scratch.mu, scratch.carry,
                        scratch.lambda, scratch.l, scratch.spike, scratch.eta});

@@ -12,6 +12,9 @@
 namespace sparse_backend {
 namespace {
 
+// Kernels append in whole vectors, a little past the end.
+constexpr int64_t slack = 16;
+
 // A dense input [T, B, Nin] and the kernel that reads its rows. Byte inputs leave float values.
 template <class Input>
 struct DenseInput {
@@ -35,8 +38,8 @@ template <class Input>
 bool looks_dense(const DenseInput<Input>& x, double limit) {
     typedef typename DenseInput<Input>::Value Value;
     const int64_t rows = x.steps * x.batch, sampled = std::min<int64_t>(rows, 32);
-    Buffer<int32_t> idx(x.width);
-    Buffer<Value> val(x.width);
+    Buffer<int32_t> idx(x.width + slack);
+    Buffer<Value> val(x.width + slack);
     bool ones = true;
     int64_t count = 0;
     for (int64_t k = 0; k < sampled; ++k) {
@@ -72,8 +75,8 @@ std::unique_ptr<Compressed> compress_typed(const DenseInput<Input>& x, double li
             for (int64_t b = x.batch * r / ranges; b < to; ++b) {
                 const int64_t before = count;
                 for (int64_t t = 0; t < x.steps; ++t) {
-                    idx.reserve(count + x.width, count);
-                    val.reserve(count + x.width, count);
+                    idx.reserve(count + x.width + slack, count);
+                    val.reserve(count + x.width + slack, count);
                     const int64_t added = x.compress(b, t, idx.get() + count, val.get() + count, &all_ones);
                     events.row_counts[size_t(b * x.steps + t)] = added;
                     count += added;

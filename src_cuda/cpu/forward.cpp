@@ -30,6 +30,9 @@ void assign(std::vector<char>& bytes, const T* values, int64_t count) {
     bytes.assign(begin, begin + size_t(count) * sizeof(T));
 }
 
+// Kernels append in whole vectors, a little past the end.
+constexpr int64_t slack = 16;
+
 // One list of events while it grows.
 template <class Real>
 struct GrowingList {
@@ -37,7 +40,7 @@ struct GrowingList {
     Buffer<Real> values, extras;
 
     void make_room(EventSink& sink, int64_t width, bool with_values, int64_t extra_count) {
-        const int64_t needed = sink.count + width;
+        const int64_t needed = sink.count + width + slack;
         idx.reserve(needed, sink.count);
         if (with_values) values.reserve(idx.capacity(), sink.count);
         if (extra_count) extras.reserve(idx.capacity() * extra_count, sink.count * extra_count);
@@ -82,6 +85,7 @@ void scan_range(const LayerView<Real>& view, int64_t from, int64_t to, size_t pi
 
 template <class Real>
 std::unique_ptr<ForwardResult> forward_typed(const Layer& layer) {
+    check_input(layer);
     const TypedLayer<Real> typed(layer);
     const LayerView<Real>& view = typed.view;
     auto result = std::make_unique<ForwardResult>();

@@ -5,6 +5,7 @@
 // stays in L1; nothing of size T x N is written unless dense outputs are asked for.
 #pragma once
 
+#include "masks.hpp"
 #include "step_rows.hpp"
 #include "surrogate_rows.hpp"
 
@@ -31,23 +32,26 @@ SB_INLINE void input_row(const LayerView<Real>& layer, int64_t b, int64_t t, boo
                  layer.padded);
 }
 
-SB_INLINE bool has_room(const EventSink& sink, int64_t width) { return sink.capacity - sink.count >= width; }
+SB_INLINE bool has_room(const EventSink& sink, int64_t width) {
+    return sink.capacity - sink.count >= width + append_slack;
+}
 
-SB_INLINE void append(EventSink& sink, const uint8_t* mask, int64_t n, int64_t row) {
-    const int64_t added = extract(mask, n, sink.idx + sink.count);
-    sink.row_counts[row] = added;
-    sink.count += added;
+SB_INLINE void append(EventSink& sink, const uint64_t* words, int64_t n, int64_t row) {
+    const int64_t before = sink.count;
+    for (int64_t k = 0; k < words_of(n); ++k)
+        if (words[k]) sink.count += append_bits(words[k], int32_t(64 * k), sink.idx + sink.count);
+    sink.row_counts[row] = sink.count - before;
 }
 
 template <class Real>
 void append_active(const LayerView<Real>& layer, ForwardCursor<Real>& cursor, int64_t row) {
     const int64_t n = layer.padded;
     const Real* SB_RESTRICT sigma = cursor.sigma;
-    uint8_t* SB_RESTRICT active = cursor.active;
-    for (int64_t j = 0; j < n; ++j) active[j] = sigma[j] != Real(0) ? 1 : 0;
-    if (layer.active_includes_spikes)
-        for (int64_t j = 0; j < n; ++j) active[j] |= cursor.spiked[j];
-    for (int64_t j = layer.width; j < n; ++j) active[j] = 0;
+    uint64_t* active = cursor.bits;
+    fill_words(active, n, [&](int64_t j) { return nonzero16(sigma + j); });
+    for (int64_t k = 0; layer.active_includes_spikes && k < words_of(n); ++k) active[k] |= cursor.spiked[k];
+    // Padding has a surrogate value too.
+    if (layer.width % 64) active[layer.width / 64] &= (uint64_t(1) << (layer.width % 64)) - 1;
     const int64_t from = cursor.active_sink.count;
     append(cursor.active_sink, active, n, row);
     const int32_t* idx = cursor.active_sink.idx;
@@ -104,8 +108,8 @@ void write_dense(const LayerView<Real>& layer, const ForwardCursor<Real>& cursor
     if (layer.spikes.data) {
         Real* SB_RESTRICT z = layer.spikes.data + t * layer.spikes.stride_t + b * layer.spikes.stride_b;
         const Real* SB_RESTRICT graded = layer.coefficients.graded;
-        const uint8_t* SB_RESTRICT spiked = cursor.spiked;
-        for (int64_t j = 0; j < width; ++j) z[j] = spiked[j] ? graded[j] : Real(0);
+        const Real *SB_RESTRICT u = cursor.u, *SB_RESTRICT threshold = layer.coefficients.threshold;
+        for (int64_t j = 0; j < width; ++j) z[j] = u[j] > threshold[j] ? graded[j] : Real(0);
     }
     if (layer.membrane_out.data)
         store_row(layer.membrane_out.data + t * layer.membrane_out.stride_t + b * layer.membrane_out.stride_b, cursor.m,
@@ -115,7 +119,7 @@ void write_dense(const LayerView<Real>& layer, const ForwardCursor<Real>& cursor
 template <class Real>
 bool forward_scan(const LayerView<Real>& layer, ForwardCursor<Real>& cursor) {
     const StepTable<Real> table = find_step<Real>(layer.integrator, layer.poles, layer.pre, layer.post);
-    const SigmaRule<Real> rule = sigma_rule(layer);
+    const SigmaRule<Real> rule = sigma_rule(layer, layer.gradient);
     const int64_t n = layer.padded, width = layer.width;
     const Real* SB_RESTRICT threshold = layer.coefficients.threshold;
     bool first = true;
@@ -129,21 +133,24 @@ bool forward_scan(const LayerView<Real>& layer, ForwardCursor<Real>& cursor) {
         input_row(layer, cursor.b, cursor.t, first, cursor.current);
         first = false;
         if (layer.want_resets) {
-            for (int64_t j = 0; j < n; ++j) cursor.resets[j] = cursor.m[j] > threshold[j] ? 1 : 0;
-            append(cursor.reset_sink, cursor.resets, n, row);
+            fill_words(cursor.bits, n, [&](int64_t j) { return greater16(cursor.m + j, threshold + j); });
+            append(cursor.reset_sink, cursor.bits, n, row);
         }
         if (layer.carrier_count) {
             store_row(cursor.m_prev, cursor.m, n);
             store_row(cursor.i_prev, cursor.i, n);
         }
-        table.step(layer.coefficients, n, cursor.current, cursor.m, cursor.i, cursor.u, cursor.spiked);
+        table.step(layer.coefficients, n, cursor.current, cursor.m, cursor.i, cursor.u);
         if (layer.carrier_count) advance_carriers(layer, table, cursor);
-        if (layer.want_spikes) append(cursor.spike_sink, cursor.spiked, n, row);
+        if (layer.want_spikes) {
+            fill_words(cursor.spiked, n, [&](int64_t j) { return greater16(cursor.u + j, threshold + j); });
+            append(cursor.spike_sink, cursor.spiked, n, row);
+        }
         if (layer.want_active) {
             if (layer.gradient == Gradient::none)
                 fill_row(cursor.sigma, n, Real(0));
             else
-                sigma_row(rule, n, cursor.u, threshold, cursor.x, cursor.sum, cursor.sigma);
+                rule.apply(rule, n, cursor.u, threshold, cursor.sum, cursor.sigma);
             append_active(layer, cursor, row);
         }
         write_dense(layer, cursor);

@@ -1,14 +1,7 @@
 // Row primitives: loops over the neurons of one time step, all in L1.
 //
-// Cost per padded row of n entries: a few loads, one store and the arithmetic per vector; the event
-// extraction reads 64 mask bytes at a time and does work only for the entries that are set.
+// Cost per padded row of n entries: a few loads, one store and the arithmetic per vector.
 #pragma once
-
-#if defined(__AVX2__)
-#include <immintrin.h>
-#elif defined(__SSE2__)
-#include <emmintrin.h>
-#endif
 
 #include "../common/portable.hpp"
 #include "arguments.hpp"
@@ -57,6 +50,16 @@ SB_INLINE void add_scaled_row(Real* SB_RESTRICT sum, const Real* SB_RESTRICT row
     for (int64_t j = 0; j < n; ++j) sum[j] += scale * row[j];
 }
 
+// sum (+)= a + b + c + d, in the order of four additions one by one.
+template <class Real>
+SB_INLINE void add4(Real* SB_RESTRICT sum, const Real* SB_RESTRICT a, const Real* SB_RESTRICT b,
+                    const Real* SB_RESTRICT c, const Real* SB_RESTRICT d, int64_t n, bool first) {
+    if (first)
+        for (int64_t j = 0; j < n; ++j) sum[j] = ((a[j] + b[j]) + c[j]) + d[j];
+    else
+        for (int64_t j = 0; j < n; ++j) sum[j] = (((sum[j] + a[j]) + b[j]) + c[j]) + d[j];
+}
+
 // I = W x + b of one row of events. Four rows of W^T per pass: one load and store of the sum for four adds.
 template <class Real>
 SB_INLINE void gather_current(Real* SB_RESTRICT sum, const LayerView<Real>& layer, int64_t row) {
@@ -65,81 +68,52 @@ SB_INLINE void gather_current(Real* SB_RESTRICT sum, const LayerView<Real>& laye
     const Real* val = layer.input.val;
     const int64_t end = layer.input.ptr[row + 1];
     int64_t e = layer.input.ptr[row];
-    fill_row(sum, n, Real(0));
     const auto weight = [&](int64_t event) { return layer.weight_t + int64_t(idx[event]) * n; };
-    if (val) {
-        for (; e < end; ++e) add_scaled_row(sum, weight(e), val[e], n);
+    if (val || end - e < 4) {
+        fill_row(sum, n, Real(0));
     } else {
-        for (; e + 4 <= end; e += 4) {
-            const Real* SB_RESTRICT a = weight(e);
-            const Real* SB_RESTRICT b = weight(e + 1);
-            const Real* SB_RESTRICT c = weight(e + 2);
-            const Real* SB_RESTRICT d = weight(e + 3);
-            for (int64_t j = 0; j < n; ++j) sum[j] = (((sum[j] + a[j]) + b[j]) + c[j]) + d[j];
-        }
-        for (; e < end; ++e) add_row(sum, weight(e), n);
+        add4(sum, weight(e), weight(e + 1), weight(e + 2), weight(e + 3), n, true);
+        e += 4;
     }
+    if (val)
+        for (; e < end; ++e) add_scaled_row(sum, weight(e), val[e], n);
+    for (; e + 4 <= end; e += 4) add4(sum, weight(e), weight(e + 1), weight(e + 2), weight(e + 3), n, false);
+    for (; e < end; ++e) add_row(sum, weight(e), n);
     if (layer.bias) add_row(sum, layer.bias, n);
 }
 
-// Bit k of the result: whether mask[k] != 0, for 64 bytes.
-SB_INLINE uint64_t nonzero_bits(const uint8_t* mask) {
-#if defined(__AVX512BW__)
-    const __m512i bytes = _mm512_loadu_si512(mask);
-    return _mm512_test_epi8_mask(bytes, bytes);
-#elif defined(__AVX2__)
-    const __m256i zero = _mm256_setzero_si256();
-    const __m256i low = _mm256_loadu_si256((const __m256i*)mask);
-    const __m256i high = _mm256_loadu_si256((const __m256i*)(mask + 32));
-    const uint32_t a = ~(uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(low, zero));
-    const uint32_t b = ~(uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(high, zero));
-    return (uint64_t(b) << 32) | a;
-#elif defined(__SSE2__)
-    uint64_t bits = 0;
-    for (int part = 0; part < 4; ++part) {
-        const __m128i bytes = _mm_loadu_si128((const __m128i*)(mask + 16 * part));
-        const int zeros = _mm_movemask_epi8(_mm_cmpeq_epi8(bytes, _mm_setzero_si128()));
-        bits |= uint64_t(uint16_t(~zeros)) << (16 * part);
-    }
-    return bits;
-#else
-    uint64_t bits = 0;
-    for (int k = 0; k < 64; ++k) bits |= uint64_t(mask[k] != 0) << k;
-    return bits;
-#endif
+template <class Vector, class Half>
+SB_INLINE void fold(const Vector& whole, Half& sum) {
+    Half high;
+    __builtin_memcpy(&sum, &whole, sizeof(Half));
+    __builtin_memcpy(&high, (const char*)&whole + sizeof(Half), sizeof(Half));
+    sum += high;
 }
 
-// Appends the set positions of a byte mask (padded to 64 bytes, tail clear) in ascending order.
-SB_INLINE int64_t extract(const uint8_t* mask, int64_t n, int32_t* out) {
-    int64_t count = 0;
-    for (int64_t base = 0; base < n; base += 64) {
-        uint64_t bits = nonzero_bits(mask + base);
-        while (bits) {
-            out[count++] = int32_t(base + __builtin_ctzll(bits));
-            bits &= bits - 1;
-        }
-    }
-    return count;
-}
-
-// Dot product of two padded rows in a fixed order of summation.
+// Dot products of one padded row with four others. The order of summation is the same for every instruction set and
+// does not depend on which of the four a row is.
 template <class Real>
-SB_INLINE Real dot(const Real* a, const Real* b, int64_t n) {
+SB_INLINE void dot4(const Real* a, const Real* const rows[4], int64_t n, Real out[4]) {
     typedef typename Lanes<Real>::type Vector;
+    typedef Real Quad __attribute__((vector_size(4 * sizeof(Real))));
     constexpr int lanes = Lanes<Real>::count;
-    Vector even = {}, odd = {};
-    int64_t j = 0;
-    for (; j + 2 * lanes <= n; j += 2 * lanes) {
-        even += *(const Vector*)(a + j) * *(const Vector*)(b + j);
-        odd += *(const Vector*)(a + j + lanes) * *(const Vector*)(b + j + lanes);
+    Vector sum[4] = {};
+    for (int64_t j = 0; j < n; j += lanes) {
+        const Vector x = *(const Vector*)(a + j);
+        for (int k = 0; k < 4; ++k) sum[k] += x * *(const Vector*)(rows[k] + j);
     }
-    if (j < n) even += *(const Vector*)(a + j) * *(const Vector*)(b + j);
-    even += odd;
-    Real total[lanes];
-    __builtin_memcpy(total, &even, sizeof(total));
-    for (int half = lanes / 2; half > 0; half /= 2)
-        for (int k = 0; k < half; ++k) total[k] += total[k + half];
-    return total[0];
+    for (int k = 0; k < 4; ++k) {
+        Quad quad;
+        if constexpr (lanes == 16) {
+            typedef Real Half __attribute__((vector_size(8 * sizeof(Real))));
+            Half half;
+            fold(sum[k], half);
+            fold(half, quad);
+        } else {
+            fold(sum[k], quad);
+        }
+        out[k] = (quad[0] + quad[2]) + (quad[1] + quad[3]);
+    }
 }
 
 }  // namespace SPARSE_BACKEND_VARIANT

@@ -6,26 +6,25 @@
 
 namespace sparse_backend {
 
-// Rows of a forward scan: state, step scratch, byte masks and carriers.
+// Rows of a forward scan: state, step scratch, bit rows and carriers.
 template <class Real>
 class ForwardScratch {
   public:
     explicit ForwardScratch(const LayerView<Real>& view)
-        : rows_(9 + 3 * view.carrier_count, view.padded), masks_(3, (view.padded + 63) / 64 * 64), cursor() {
-        for (Real** row : {&cursor.m, &cursor.i, &cursor.current, &cursor.u, &cursor.x, &cursor.sigma, &cursor.sum,
-                           &cursor.m_prev, &cursor.i_prev})
+        : rows_(8 + 3 * view.carrier_count, view.padded), words_(2, (view.padded + 63) / 64), cursor() {
+        for (Real** row : {&cursor.m, &cursor.i, &cursor.current, &cursor.u, &cursor.sigma, &cursor.sum, &cursor.m_prev,
+                           &cursor.i_prev})
             *row = rows_.take();
         cursor.carrier_m = rows_.take(view.carrier_count);
         cursor.carrier_i = rows_.take(view.carrier_count);
         cursor.carrier_u = rows_.take(view.carrier_count);
-        cursor.spiked = masks_.take();
-        cursor.active = masks_.take();
-        cursor.resets = masks_.take();
+        cursor.spiked = words_.take();
+        cursor.bits = words_.take();
     }
 
   private:
     Rows<Real> rows_;
-    Rows<uint8_t> masks_;
+    Rows<uint64_t> words_;
 
   public:
     ForwardCursor<Real> cursor;
@@ -46,7 +45,7 @@ class ReverseMemory {
                            &scratch.g_z, &scratch.g_m, &scratch.g_i, &scratch.current_sum, &scratch.spiked_l,
                            &scratch.reset_l, &scratch.entry_add})
             *row = rows_.take();
-        scratch.entry_x = entries_.get();
+        scratch.entry_threshold = entries_.get();
         scratch.entry_sigma = entries_.get() + largest_element(view, grads);
         scratch.first_reset = first_reset_.get();
         scratch.forward = forward_.cursor;

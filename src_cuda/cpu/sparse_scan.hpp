@@ -48,15 +48,17 @@ SB_INLINE Entries resets_at(const LayerView<Real>& layer, const GradientView<Rea
 template <class Real>
 void entry_sigmas(const LayerView<Real>& layer, const GradientView<Real>& grads, ReverseScratch<Real>& scratch,
                   int64_t begin, int64_t end) {
-    const SigmaRule<Real> rule = sigma_rule(layer);
-    Real *SB_RESTRICT x = scratch.entry_x, *SB_RESTRICT sigma = scratch.entry_sigma;
+    const SigmaRule<Real> rule = sigma_rule(layer, Gradient::exact);
+    Real *SB_RESTRICT threshold = scratch.entry_threshold, *SB_RESTRICT sigma = scratch.entry_sigma;
+    const Real *SB_RESTRICT u = grads.active_u + begin, infinity = Real(__builtin_inf());
+    const Real level = Real(layer.level);
+    const Gradient gradient = layer.gradient;
     const int64_t count = end - begin;
-    for (int64_t e = 0; e < count; ++e)
-        x[e] = grads.active_u[begin + e] - layer.coefficients.threshold[grads.active.idx[begin + e]];
-    rule.derivative(x, count, rule.constants, rule.window, sigma);
+    for (int64_t e = 0; e < count; ++e) threshold[e] = layer.coefficients.threshold[grads.active.idx[begin + e]];
+    rule.apply(rule, count, u, threshold, nullptr, sigma);
     for (int64_t e = 0; e < count; ++e) {
-        const Real value = active_value(rule.gradient, rule.level, sigma[e], x[e]);
-        sigma[e] = absolute(x[e]) < Real(__builtin_inf()) ? value : Real(0);
+        const Real value = active_value(gradient, level, sigma[e], u[e] - threshold[e]);
+        sigma[e] = absolute(u[e]) < infinity ? value : Real(0);
     }
 }
 

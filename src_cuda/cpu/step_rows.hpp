@@ -17,17 +17,16 @@ SB_INLINE Coefficients<Real> coefficients_at(const CoefficientRows<Real>& rows, 
             rows.threshold[j], rows.reset[j], rows.graded[j]};
 }
 
-// In place on m and i; u and the spikes as bytes are written.
+// In place on m and i; u is written.
 template <class N, class Real>
 void step_row(const CoefficientRows<Real>& rows, int64_t n, const Real* SB_RESTRICT current, Real* SB_RESTRICT m,
-              Real* SB_RESTRICT i, Real* SB_RESTRICT u, uint8_t* SB_RESTRICT spiked) {
+              Real* SB_RESTRICT i, Real* SB_RESTRICT u) {
     const CoefficientRows<Real> c = rows;
     for (int64_t j = 0; j < n; ++j) {
         const Step<Real> step = N::forward(coefficients_at(c, j), m[j], i[j], current[j]);
         u[j] = step.u;
         m[j] = step.m;
         if (N::two_poles) i[j] = step.i;
-        spiked[j] = step.u > c.threshold[j] ? 1 : 0;
     }
 }
 
@@ -108,7 +107,7 @@ void reverse_row(const CoefficientRows<Real>& rows, int64_t n, const ReverseRows
 
 template <class Real>
 struct StepTable {
-    void (*step)(const CoefficientRows<Real>&, int64_t, const Real*, Real*, Real*, Real*, uint8_t*);
+    void (*step)(const CoefficientRows<Real>&, int64_t, const Real*, Real*, Real*, Real*);
     void (*current)(const CoefficientRows<Real>&, int64_t, const Real*, const Real*, const Real*, Real*);
     void (*carrier)(const CoefficientRows<Real>&, Carrier, int64_t, const Real*, const Real*, const Real*, Real*, Real*,
                     Real*);

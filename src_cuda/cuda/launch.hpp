@@ -1,5 +1,5 @@
-// Launching a kernel. The tests' host shim of the CUDA runtime defines SB_LAUNCH itself, so that the same kernel sources
-// run without a device.
+// Launching a kernel. The tests' host shim of the CUDA runtime defines SB_LAUNCH itself, so that the same kernel
+// sources run without a device.
 #pragma once
 
 #include <cuda_runtime_api.h>
