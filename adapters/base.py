@@ -29,6 +29,7 @@ __all__ = [
     "instance_reason",
     "per_neuron",
     "scalar",
+    "version",
 ]
 
 
@@ -106,6 +107,11 @@ class NeuronLayer(ABC):
         else:
             steps, entries = (membrane.shape[0], membrane.numel()) if membrane is not None else (0, 0)
         return runtime.observe(output, steps, entries)
+
+
+def version(tensor: Tensor) -> int:
+    """How often the tensor was written to in place; -1 for inference tensors, which do not count."""
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def check_threshold(name: str, value: Tensor, *, positive: bool) -> None:

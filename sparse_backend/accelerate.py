@@ -138,6 +138,7 @@ def upstream_of(module: nn.Module) -> type[nn.Module] | None:
 def _plan(model: nn.Module) -> list[_Plan]:
     plans: dict[int, _Plan] = {}
     contains_neuron = False
+    inside_neurons: list[str] = []
     for name, module in model.named_modules(remove_duplicate=False):
         plan = plans.get(id(module))
         if plan is not None:
@@ -145,10 +146,12 @@ def _plan(model: nn.Module) -> list[_Plan]:
             continue
         decision = examine(module)
         if decision is not None:
+            inside_neurons.append(f"{name}." if name else "")
             plans[id(module)] = _Plan(module, [name], decision)
             contains_neuron = contains_neuron or isinstance(decision, adapters.Claim)
             continue
-        feed = feeds.examine(module)
+        # A Linear inside a neuron (RLeaky's recurrence) is part of it and is never fed by steps of its own.
+        feed = None if name.startswith(tuple(inside_neurons)) else feeds.examine(module)
         if feed is not None:
             decision = adapters.Stock(feed) if isinstance(feed, str) else adapters.Claim(feed, "feed")
             plans[id(module)] = _Plan(module, [name], decision, feed=True)

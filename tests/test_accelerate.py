@@ -148,6 +148,24 @@ def test_a_feed_whose_weight_is_computed_stays_stock() -> None:
     assert len(report) == 2
 
 
+def test_a_linear_inside_a_neuron_is_part_of_it() -> None:
+    net = nn.ModuleDict(
+        {"fc": nn.Linear(3, 3), "lif": snn.Leaky(0.9), "rec": snn.RLeaky(0.9, linear_features=3)}
+    )
+    report = sparse_backend.accelerate(net)
+    assert [row.name for row in report] == ["fc", "lif", "rec"]
+    assert type(net["rec"].recurrent) is nn.Linear
+
+
+def test_a_model_built_under_inference_mode(x: Tensor) -> None:
+    with torch.inference_mode():
+        net = Net()
+        expected = net(x)
+        sparse_backend.accelerate(net)
+        for a, b in zip(expected, net(x), strict=True):
+            assert torch.equal(a, b)
+
+
 def test_strict_raises_before_anything_is_changed(net: Net) -> None:
     net.extra = snn.Alpha(0.9, 0.8)
     kinds = [type(module) for module in net.modules()]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from sparse_backend.adapters.base import Claim, NeuronLayer, Stock, check_threshold
+from sparse_backend.adapters.base import Claim, NeuronLayer, Stock, check_threshold, version
 from sparse_backend.recording import is_deferred, record_sequence, record_step, resolve, resolve_all
 from sparse_backend.runtime import RUNTIME, LayerRuntime
 from sparse_backend.torch_private import modes_matter
@@ -103,14 +103,12 @@ class AcceleratedModule(nn.Module):
             getattr(p, "method", None),
             held.get("record_states"),
             id(threshold),
-            threshold._version if isinstance(threshold, Tensor) else None,
+            version(threshold) if isinstance(threshold, Tensor) else None,
         )
         if fingerprint == runtime.fingerprint:
             return runtime.reason is None
         if modes_matter():
-            return (
-                False  # under fake tensors or a tracer no value can be read; such calls are upstream's anyway
-            )
+            return False  # under fake tensors or a tracer no value can be read: upstream runs then
         claim = self.examine(self)
         runtime.reason = claim.reason if isinstance(claim, Stock) else None
         if runtime.reason is None and isinstance(threshold, Tensor):

@@ -10,7 +10,7 @@ import snntorch as snn
 import torch
 from torch import Tensor, nn
 
-from sparse_backend.adapters.base import Claim, NeuronLayer, Stock, check_threshold
+from sparse_backend.adapters.base import Claim, NeuronLayer, Stock, check_threshold, version
 from sparse_backend.errors import SparseBackendError
 from sparse_backend.neurons import Surrogate
 from sparse_backend.recording import previous_state, record_step, resolve, shape_of
@@ -56,7 +56,7 @@ def fingerprint_of(module: nn.Module) -> tuple[Any, ...]:
         held["inhibition"],
         held["surrogate_disable"],
         id(threshold),
-        threshold._version,
+        version(threshold),
     )
 
 
@@ -137,9 +137,7 @@ class AcceleratedNeuron(nn.Module):
         if fingerprint == runtime.fingerprint:
             return runtime.reason is None
         if modes_matter():
-            return (
-                False  # under fake tensors or a tracer no value can be read; such calls are upstream's anyway
-            )
+            return False  # under fake tensors or a tracer no value can be read: upstream runs then
         claim = self.examine(self)
         runtime.reason = claim.reason if isinstance(claim, Stock) else None
         if runtime.reason is None:
