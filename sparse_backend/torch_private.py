@@ -17,14 +17,12 @@ __all__ = [
     "address",
     "below_autograd",
     "copy_on_write",
-    "frames_are_compiled",
     "in_clean_thread",
     "invisible_to_dynamo",
     "lazy_clone",
     "modes_matter",
     "patch_function_apply",
     "read_pointer",
-    "uncompiled",
     "wrap",
 ]
 
@@ -38,15 +36,15 @@ wrap: Callable[[type[Tensor], Tensor], Any] = torch.Tensor._make_subclass
 
 
 address: Callable[[Tensor], int] = _data_address or torch.Tensor.data_ptr
-"""The address of a tensor's memory, without forcing a copy-on-write alias to become a copy. Views of one memory
-share it.
+"""The address of a tensor's memory (the same for all views of it), without forcing a copy-on-write alias to
+become a copy.
 
 Fallback: `data_ptr()`, which does force the copy; `copy_on_write` makes no aliases then.
 """
 
 
 def read_pointer(tensor: Tensor) -> int:
-    """Where the tensor's first element lies, for reading: `data_ptr()` without the copy of a copy-on-write tensor."""
+    """Where the first element lies, for reading: `data_ptr()` without the copy of a copy-on-write tensor."""
     if _data_address is None:
         return tensor.data_ptr()
     return _data_address(tensor) + tensor.storage_offset() * tensor.element_size()
@@ -148,31 +146,21 @@ def below_autograd() -> bool:
 
 
 def invisible_to_dynamo(function: Callable[..., R]) -> Callable[..., R]:
-    """Ask torch.compile not to trace into `function`, without importing torch._dynamo (a second and more).
+    """Keep torch.compile from looking at `function` and at all that runs below it.
 
-    This is the attribute that `torch.compiler.disable` sets. Fallback: where dynamo ignores it, it traces.
+    Where a compiled function meets a deferred tensor, its graph ends; what is executed then must not be
+    compiled piece by piece. `torch.compiler.disable` does the same, but imports torch._dynamo (a second) and
+    costs at each call. Fallback: the attribute by which it marks the function itself.
     """
     function._torchdynamo_disable = True  # type: ignore[attr-defined]
+    try:
+        from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
+
+        skip = _FrameAction.SKIP
+        set_code_exec_strategy(function.__code__, _FrameExecStrategy(skip, skip))
+    except (ImportError, AttributeError, TypeError):
+        pass
     return function
-
-
-try:
-    from torch._C._dynamo.eval_frame import get_eval_frame_callback as _frame_callback
-except ImportError:
-    _frame_callback = None
-
-
-def frames_are_compiled() -> bool:
-    """Whether torch.compile looks at every frame that runs in this thread (inside a compiled function, between graphs).
-
-    Fallback: no; the executed sequence is then compiled piecemeal, which is slow.
-    """
-    return _frame_callback is not None and _frame_callback() not in (None, False)
-
-
-def uncompiled(function: Callable[..., R]) -> Callable[..., R]:
-    """`function`, and all that it calls, out of torch.compile's sight. Imports torch._dynamo."""
-    return torch.compiler.disable(function)  # type: ignore[no-any-return]
 
 
 def patch_function_apply(resolve: Callable[[Any], Any]) -> bool:

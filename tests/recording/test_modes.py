@@ -229,3 +229,27 @@ def test_one_segment_read_while_its_thread_goes_on(net: Twins, x: Tensor) -> Non
 def test_eval_mode(net: Twins, x: Tensor) -> None:
     net.check(lambda m, x: m.eval()(x), x)
     net.check(lambda m, x: m.train()(x), x)
+
+
+def test_a_compiled_function_is_given_recorded_values(net: Twins, x: Tensor) -> None:
+    compiled = torch.compile(lambda a: (a * 2).sin(), backend="eager")
+
+    def loop(model: Net, x: Tensor) -> list[Tensor]:
+        kept = record(model, x)
+        return [compiled(value) for value in kept.mem2]
+
+    assert net.check(loop, x).flushes == 1
+
+
+def test_a_compiled_model_is_upstreams_in_one_graph(net: Twins, x: Tensor) -> None:
+    compiled = torch.compile(net.fast, backend="eager", fullgraph=True)
+    spikes, membranes = compiled(x)
+    expected, reference = net.stock(x)
+    assert torch.equal(spikes, expected)
+    torch.testing.assert_close(membranes, reference)
+
+
+def test_a_compiled_model_after_a_recorded_loop(net: Twins, x: Tensor) -> None:
+    record(net.fast, x)
+    spikes, _ = torch.compile(net.fast, backend="eager")(x)
+    assert torch.equal(spikes, net.stock(x)[0])
