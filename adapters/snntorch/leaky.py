@@ -23,6 +23,8 @@ _PRE: dict[str, Literal["none", "subtract", "cut_leak"]] = {
     "none": "none",
 }
 
+_GRADED = "graded_spikes_factor"
+
 
 def _post_reset(module: nn.Module) -> Literal["none", "subtract", "zero"]:
     # Without the delay upstream asks `reset_mechanism_val`, which may differ from what `state_function` does.
@@ -46,9 +48,7 @@ class LeakyLayer(SnnLayer):
                 like,
                 membrane=per_neuron("beta", tensor_of(module, "beta").clamp(0, 1), like, shape),
                 threshold=per_neuron("threshold", threshold, like, shape),
-                graded=per_neuron(
-                    "graded_spikes_factor", tensor_of(module, "graded_spikes_factor"), like, shape
-                ),
+                graded=per_neuron(_GRADED, tensor_of(module, _GRADED), like, shape),
             )
         except ArgumentError:
             return None  # a coefficient that depends on the batch
@@ -57,12 +57,16 @@ class LeakyLayer(SnnLayer):
 
     def parameters(self, module: nn.Module) -> tuple[Tensor, ...]:
         """beta, threshold, graded spikes factor and, where it is asked, the reset mechanism's number."""
+        # Asked at every step of a recorded loop, hence without a function call for each of them.
+        parameters, buffers = module._parameters, module._buffers
         held = (
-            tensor_of(module, "beta"),
-            tensor_of(module, "threshold"),
-            tensor_of(module, "graded_spikes_factor"),
+            parameters["beta"] if "beta" in parameters else buffers["beta"],
+            parameters["threshold"] if "threshold" in parameters else buffers["threshold"],
+            parameters[_GRADED] if _GRADED in parameters else buffers[_GRADED],
         )
-        return held if module.__dict__["reset_delay"] else (*held, tensor_of(module, "reset_mechanism_val"))
+        if not module.__dict__["reset_delay"]:
+            held = (*held, buffers["reset_mechanism_val"])
+        return cast(tuple[Tensor, ...], held)
 
 
 class AcceleratedLeaky(AcceleratedNeuron, snn.Leaky):
@@ -74,7 +78,7 @@ class AcceleratedLeaky(AcceleratedNeuron, snn.Leaky):
     @classmethod
     def examine(cls, module: nn.Module) -> Claim | Stock:
         """Whether this module's options can be accelerated."""
-        graded = tensor_of(module, "graded_spikes_factor")
+        graded = tensor_of(module, _GRADED)
         if not module.reset_delay and graded.device.type != "meta" and bool((graded.detach() == 0).any()):
             return Stock("graded_spikes_factor=0 with reset_delay=False: upstream divides by it")
         mechanism = pre_reset(module)
