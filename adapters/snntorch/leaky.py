@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import snntorch as snn
 import torch
@@ -59,14 +59,14 @@ class LeakyLayer(SnnLayer):
         """beta, threshold, graded spikes factor and, where it is asked, the reset mechanism's number."""
         # Asked at every step of a recorded loop, hence without a function call for each of them.
         parameters, buffers = module._parameters, module._buffers
-        held = (
+        held: tuple[Any, ...] = (
             parameters["beta"] if "beta" in parameters else buffers["beta"],
             parameters["threshold"] if "threshold" in parameters else buffers["threshold"],
             parameters[_GRADED] if _GRADED in parameters else buffers[_GRADED],
         )
         if not module.__dict__["reset_delay"]:
             held = (*held, buffers["reset_mechanism_val"])
-        return cast(tuple[Tensor, ...], held)
+        return held
 
 
 class AcceleratedLeaky(AcceleratedNeuron, snn.Leaky):
