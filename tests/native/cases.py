@@ -11,19 +11,38 @@ from torch import Tensor
 from .native_layer import Feed, NativeLayer, events_of
 from .torch_loop import Spec, Trace, run
 
-STRUCTURES = [
-    *[("decay", poles, pre, post) for poles in (1, 2) for pre in ("none", "subtract", "cut_leak", "wipe")
-      for post in ("none", "subtract", "zero")],
+Structure = tuple[str, int, str, str]
+STRUCTURES: list[Structure] = [
+    *[
+        ("decay", poles, pre, post)
+        for poles in (1, 2)
+        for pre in ("none", "subtract", "cut_leak", "wipe")
+        for post in ("none", "subtract", "zero")
+    ],
     *[("decay", poles, "none", post) for poles in (1, 2) for post in ("value", "subtract_all")],
-    *[("euler", poles, "none", post) for poles in (1, 2) for post in ("none", "subtract", "zero", "value", "subtract_all")],
-]  # fmt: skip
-PARAMETERS = {"atan": (2.0, 0), "fast_sigmoid": (5.0, 0), "sigmoid": (4.0, 0), "triangular": (1.0, 0),
-              "straight_through": (0.0, 0), "sfs": (3.0, -0.2), "triangle": (0.3, 0), "tanh": (1.5, 0),
-              "circ": (0.7, 0), "heavi_erfc": (1.2, 0), "zero": (0.0, 0)}  # fmt: skip
+    *[
+        ("euler", poles, "none", post)
+        for poles in (1, 2)
+        for post in ("none", "subtract", "zero", "value", "subtract_all")
+    ],
+]
+PARAMETERS = {
+    "atan": (2.0, 0),
+    "fast_sigmoid": (5.0, 0),
+    "sigmoid": (4.0, 0),
+    "triangular": (1.0, 0),
+    "straight_through": (0.0, 0),
+    "sfs": (3.0, -0.2),
+    "triangle": (0.3, 0),
+    "tanh": (1.5, 0),
+    "circ": (0.7, 0),
+    "heavi_erfc": (1.2, 0),
+    "zero": (0.0, 0),
+}
 RULES = {"exact": 0.0, "window": 0.4, "sampled": 0.5, "none": 0.0}
 
 
-def structure_id(structure: tuple[str, int, str, str]) -> str:
+def structure_id(structure: Structure) -> str:
     return "/".join(str(part) for part in structure)
 
 
@@ -44,10 +63,14 @@ class Case:
         if self.x is None:
             return Feed(current=self.current)
         ptr, idx, val = events_of(self.x)
-        return Feed(events=(ptr, idx, None if bool((val == 1).all()) else val), weight=self.weight, bias=self.bias)
+        return Feed(
+            events=(ptr, idx, None if bool((val == 1).all()) else val), weight=self.weight, bias=self.bias
+        )
 
     def native(self, threads: int = 1) -> NativeLayer:
-        return NativeLayer(self.spec, self.coefficients, self.feed(), self.m0, self.i0, self.cuts, self.shape, threads)
+        return NativeLayer(
+            self.spec, self.coefficients, self.feed(), self.m0, self.i0, self.cuts, self.shape, threads
+        )
 
 
 @dataclass
@@ -60,9 +83,16 @@ class Reference:
 
 
 def make_case(
-    seed: int, structure: tuple[str, int, str, str], *, surrogate: str = "atan", rule: str = "exact",
-    dtype: torch.dtype = torch.float64, feed: str = "events", fires: bool = True, shape: tuple[int, int, int] | None = None,
-) -> Case:  # fmt: skip
+    seed: int,
+    structure: Structure,
+    *,
+    surrogate: str = "atan",
+    rule: str = "exact",
+    dtype: torch.dtype = torch.float64,
+    feed: str = "events",
+    fires: bool = True,
+    shape: tuple[int, int, int] | None = None,
+) -> Case:
     """feed: "events" (ones), "analog" (other values), "current" or "constant"."""
     draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
 
@@ -72,15 +102,26 @@ def make_case(
     def uniform(low: float, high: float, *size: int) -> Tensor:
         return (low + (high - low) * torch.rand(size, generator=generator, dtype=torch.float64)).to(dtype)
 
-    steps, batch, width = shape or (draw.randint(1, 12), draw.randint(1, 7), draw.choice([1, 3, 16, 17, 33, 70]))
+    steps, batch, width = shape or (
+        draw.randint(1, 12),
+        draw.randint(1, 7),
+        draw.choice([1, 3, 16, 17, 33, 70]),
+    )
     integrator, poles, pre, post = structure
     p0, p1 = PARAMETERS[surrogate]
     key = draw.randrange(-(2**63), 2**63)
     spec = Spec(integrator, poles, pre, post, fires, surrogate, p0, p1, rule=rule, level=RULES[rule], key=key)
     if draw.random() < 0.3 and surrogate != "zero":
         spec = replace(spec, window=0.8)
-    ranges = {"membrane": (0.2, 0.95), "gain": (0.5, 1.5), "synapse": (0.2, 0.9), "leak": (-0.2, 0.2),
-              "threshold": (0.5, 1.2), "reset": (-0.3, 0.1), "graded": (0.5, 2.0)}  # fmt: skip
+    ranges = {
+        "membrane": (0.2, 0.95),
+        "gain": (0.5, 1.5),
+        "synapse": (0.2, 0.9),
+        "leak": (-0.2, 0.2),
+        "threshold": (0.5, 1.2),
+        "reset": (-0.3, 0.1),
+        "graded": (0.5, 2.0),
+    }
     coefficients = {
         name: uniform(*bounds, *([width] if draw.random() < 0.5 else [])) for name, bounds in ranges.items()
     }

@@ -1,4 +1,4 @@
-"""Calls of the native module on torch tensors: addresses and strides out of tensors, tensors out of handles."""
+"""Calls of the native module on torch tensors: addresses and strides in, tensors out of its handles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .torch_loop import Spec
 
-_cpu = pytest.importorskip("sparse_backend._cpu", reason="sparse_backend was built without its native CPU module")
+_cpu = pytest.importorskip("sparse_backend._cpu", reason="built without the native CPU module")
 
 COEFFICIENTS = ("membrane", "gain", "synapse", "leak", "threshold", "reset", "graded")
 Rows = tuple[Tensor, Tensor]  # ptr [B * T + 1], idx
@@ -21,9 +21,9 @@ def address(tensor: Tensor | None) -> int:
 
 
 def dtype_code(dtype: torch.dtype) -> int:
-    return {torch.float32: _cpu.FLOAT32, torch.float64: _cpu.FLOAT64, torch.uint8: _cpu.UINT8, torch.bool: _cpu.BOOL}[
-        dtype
-    ]
+    codes = {torch.float32: "FLOAT32", torch.float64: "FLOAT64", torch.uint8: "UINT8", torch.bool: "BOOL"}
+    code: int = getattr(_cpu, codes[dtype])
+    return code
 
 
 def events_of(dense: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,13 +82,27 @@ class NativeLayer:
         steps, batch, width = shape
         self.keep: list[Tensor | None] = [m0, i0, cuts, *coefficients.values(), feed.current, feed.bias]
         fields = {
-            "dtype": dtype_code(self.dtype), "steps": steps, "batch": batch, "width": width, "threads": threads,
-            "integrator": _cpu.INTEGRATORS[spec.integrator], "poles": spec.poles, "pre": _cpu.PRES[spec.pre],
-            "post": _cpu.POSTS[spec.post], "fires": spec.fires, "surrogate": _cpu.SURROGATES[spec.surrogate],
-            "surrogate_p0": spec.p0, "surrogate_p1": spec.p1, "surrogate_window": spec.window,
-            "gradient": _cpu.GRADIENTS[spec.rule], "level": spec.level, "key": spec.key,
-            "m0": address(m0), "i0": address(i0), "cuts": address(cuts),
-        }  # fmt: skip
+            "dtype": dtype_code(self.dtype),
+            "steps": steps,
+            "batch": batch,
+            "width": width,
+            "threads": threads,
+            "integrator": _cpu.INTEGRATORS[spec.integrator],
+            "poles": spec.poles,
+            "pre": _cpu.PRES[spec.pre],
+            "post": _cpu.POSTS[spec.post],
+            "fires": spec.fires,
+            "surrogate": _cpu.SURROGATES[spec.surrogate],
+            "surrogate_p0": spec.p0,
+            "surrogate_p1": spec.p1,
+            "surrogate_window": spec.window,
+            "gradient": _cpu.GRADIENTS[spec.rule],
+            "level": spec.level,
+            "key": spec.key,
+            "m0": address(m0),
+            "i0": address(i0),
+            "cuts": address(cuts),
+        }
         for name in COEFFICIENTS:
             value = coefficients[name]
             fields |= {name: address(value), f"{name}_per_neuron": value.numel() > 1}
@@ -100,12 +114,22 @@ class NativeLayer:
             inputs = feed.weight.shape[1]
             self.weight_t = torch.full((inputs, _cpu.padded_width(width)), torch.nan, dtype=self.dtype)
             _cpu.transpose_weight(
-                address(feed.weight), address(self.weight_t), width, inputs, feed.weight.stride(0),
-                fields["dtype"], threads,
-            )  # fmt: skip
+                address(feed.weight),
+                address(self.weight_t),
+                width,
+                inputs,
+                feed.weight.stride(0),
+                fields["dtype"],
+                threads,
+            )
             ptr, idx, val = feed.events
             self.keep += [ptr, idx, val]
-            fields |= {"inputs": inputs, "in_ptr": address(ptr), "in_idx": address(idx), "in_val": address(val)}
+            fields |= {
+                "inputs": inputs,
+                "in_ptr": address(ptr),
+                "in_idx": address(idx),
+                "in_val": address(val),
+            }
             fields |= {"weight_t": address(self.weight_t), "bias": address(feed.bias)}
         self.args = _cpu.layer(**fields)
 
@@ -120,9 +144,17 @@ class NativeLayer:
         self.tails = torch.zeros(2, max(count, 1), batch, width, dtype=self.dtype)
         args.want_spikes = args.want_active = args.want_resets = True
         args.active_includes_spikes, args.carriers = includes_spikes, carriers
-        args.spikes, args.spikes_stride_t, args.spikes_stride_b = address(dense), dense.stride(0), dense.stride(1)
+        args.spikes, args.spikes_stride_t, args.spikes_stride_b = (
+            address(dense),
+            dense.stride(0),
+            dense.stride(1),
+        )
         args.membrane_out, args.membrane_stride_t = address(membrane), membrane.stride(0)
-        args.membrane_stride_b, args.m_last, args.i_last = membrane.stride(1), address(m_last), address(i_last)
+        args.membrane_stride_b, args.m_last, args.i_last = (
+            membrane.stride(1),
+            address(m_last),
+            address(i_last),
+        )
         args.carrier_m_last, args.carrier_i_last = address(self.tails[0]), address(self.tails[1])
         handle = _cpu.forward(args)
         lists = []
@@ -173,7 +205,11 @@ class NativeLayer:
             if value is not None:
                 fields |= {name: address(value), f"{name}_stride_t": value.stride(0)}
                 fields[f"{name}_stride_b"] = value.stride(1)
-        fields |= {"g_active": address(g_packed), "g_m_last": address(g_m_last), "g_i_last": address(g_i_last)}
+        fields |= {
+            "g_active": address(g_packed),
+            "g_m_last": address(g_m_last),
+            "g_i_last": address(g_i_last),
+        }
         grads = _cpu.gradients(**fields)
         (_cpu.backward_dense if dense else _cpu.backward)(args, grads)
         return out

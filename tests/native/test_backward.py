@@ -38,7 +38,7 @@ def check(case: cases.Case, *, dense: bool, seed: int, rtol: float, with_membran
     loss = (z * g_total).sum() + (ref.trace.m[-1] * g_m_last).sum()
     if g_membrane is not None:
         loss = loss + (m * g_membrane).sum()
-    if g_i_last is not None:
+    if g_i_last is not None and ref.trace.i is not None:
         loss = loss + (ref.trace.i * g_i_last).sum()
     names = [*ref.leaves]
     wanted = torch.autograd.grad(loss, [*ref.leaves.values(), ref.current], allow_unused=True)
@@ -51,14 +51,23 @@ def check(case: cases.Case, *, dense: bool, seed: int, rtol: float, with_membran
         ptr = torch.cat([torch.zeros(1, dtype=torch.int64), rows_mask.sum(1).cumsum(0)])
         low = saved_low = (ptr, rows_mask.nonzero()[:, 1].to(torch.int32))
     got = layer.backward(
-        saved, dense=dense, g_packed=g_packed, g_spikes=g_dense, g_membrane=g_membrane, g_m_last=g_m_last,
-        g_i_last=g_i_last, low=low, learn=learn,
-    )  # fmt: skip
+        saved,
+        dense=dense,
+        g_packed=g_packed,
+        g_spikes=g_dense,
+        g_membrane=g_membrane,
+        g_m_last=g_m_last,
+        g_i_last=g_i_last,
+        low=low,
+        learn=learn,
+    )
 
     def close(name: str, actual: Tensor, target: Tensor | None, scale: float = 1.0) -> None:
         target = torch.zeros_like(actual) if target is None else target
         size = max(float(target.abs().max()), scale) if target.numel() else 1.0
-        torch.testing.assert_close(actual, target, rtol=rtol, atol=rtol * size, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(
+            actual, target, rtol=rtol, atol=rtol * size, msg=lambda text: f"{name}: {text}"
+        )
 
     if expected["I"] is not None:
         close("current", got["current"], expected["I"])
@@ -67,7 +76,9 @@ def check(case: cases.Case, *, dense: bool, seed: int, rtol: float, with_membran
     close("i0", got["i0"], expected["i0"] if spec.poles == 2 else None)
     if case.x is not None:
         close("weight", got["weight"], expected["weight"], 10)
-        close("bias", got["bias"], expected["bias"] if case.bias is not None else expected["I"].sum((0, 1)), 10)
+        close(
+            "bias", got["bias"], expected["bias"] if case.bias is not None else expected["I"].sum((0, 1)), 10
+        )
         if expected["x"] is not None and saved_low is not None:
             close("low", got["low"], packed(expected["x"], saved_low))
     for name in learn:
@@ -79,26 +90,28 @@ def check(case: cases.Case, *, dense: bool, seed: int, rtol: float, with_membran
 
 @pytest.mark.parametrize("structure", cases.STRUCTURES, ids=cases.structure_id)
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
-def test_every_structure(structure, dense):
+def test_every_structure(structure: cases.Structure, dense: bool) -> None:
     for seed in range(12):
         case = cases.make_case(
-            seed, structure, rule=["exact", "window", "sampled", "exact"][seed % 4],
+            seed,
+            structure,
+            rule=["exact", "window", "sampled", "exact"][seed % 4],
             feed=["events", "analog", "current", "constant"][seed // 2 % 4],
-        )  # fmt: skip
+        )
         outer = ["packed", "dense", "both"][seed % 3]
         check(case, dense=dense, seed=seed, rtol=1e-10, with_membrane=seed % 5 == 0, outer=outer)
 
 
 @pytest.mark.parametrize("surrogate", cases.PARAMETERS)
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
-def test_every_surrogate(surrogate, dense):
+def test_every_surrogate(surrogate: str, dense: bool) -> None:
     for seed in range(4):
         case = cases.make_case(seed, ("decay", 1, "subtract", "none"), surrogate=surrogate)
         check(case, dense=dense, seed=seed, rtol=1e-10, with_membrane=False, outer="both")
 
 
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
-def test_float32(dense):
+def test_float32(dense: bool) -> None:
     for seed, structure in enumerate(cases.STRUCTURES):
         case = cases.make_case(seed, structure, dtype=torch.float32, shape=(20, 5, 33))
         check(case, dense=dense, seed=seed, rtol=1e-4, with_membrane=False, outer="dense")
@@ -106,7 +119,7 @@ def test_float32(dense):
 
 @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
 @pytest.mark.parametrize("poles", [1, 2])
-def test_leaky_integrator(dense, poles):
+def test_leaky_integrator(dense: bool, poles: int) -> None:
     for seed in range(4):
         case = cases.make_case(seed, ("euler", poles, "none", "none"), fires=False)
         check(case, dense=dense, seed=seed, rtol=1e-10, with_membrane=True, outer="dense")

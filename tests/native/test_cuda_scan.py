@@ -33,11 +33,29 @@ def host_module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("g++ is needed to build the CUDA kernels for the host")
-    pybind11 = pytest.importorskip("pybind11", reason="pybind11 is needed to build the CUDA kernels for the host")
+    pybind11 = pytest.importorskip("pybind11", reason="pybind11 is needed for the host build")
     target = tmp_path_factory.mktemp("cuda_shim") / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
-    sources = [str(ROOT / "src_cuda/bindings_cuda.cpp"), "-x", "c++", str(ROOT / "src_cuda/cuda/neuron_scan.cu")]
-    includes = [str(Path(__file__).parent / "cuda_shim"), pybind11.get_include(), sysconfig.get_path("include")]
-    flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"]
+    sources = [
+        str(ROOT / "src_cuda/bindings_cuda.cpp"),
+        "-x",
+        "c++",
+        str(ROOT / "src_cuda/cuda/neuron_scan.cu"),
+    ]
+    includes = [
+        str(Path(__file__).parent / "cuda_shim"),
+        pybind11.get_include(),
+        sysconfig.get_path("include"),
+    ]
+    flags = [
+        "-std=c++17",
+        "-O1",
+        "-fPIC",
+        "-shared",
+        "-fvisibility=hidden",
+        "-ffp-contract=off",
+        "-Wall",
+        "-Wextra",
+    ]
     flags += ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-fno-sanitize=vptr"]
     flags += ['-DSPARSE_BACKEND_ARCHITECTURES="host"', "-Werror"]
     command = [compiler, *flags, *(f"-isystem{path}" for path in includes), *sources, "-o", str(target)]
@@ -50,7 +68,9 @@ def host_module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     return module
 
 
-def scan_fields(case: cases.Case, current: torch.Tensor, device: str) -> tuple[dict[str, Any], list[torch.Tensor]]:
+def scan_fields(
+    case: cases.Case, current: torch.Tensor, device: str
+) -> tuple[dict[str, Any], list[torch.Tensor]]:
     """Keyword arguments of `scan` and the tensors that they point to."""
     spec, (steps, batch, width) = case.spec, case.shape
     fields: dict[str, Any] = {"dtype": int(current.dtype == torch.float64), "steps": steps, "batch": batch}
@@ -81,7 +101,11 @@ def check_scan(module: ModuleType, case: cases.Case, device: str, *, spikes_byte
     m_last, i_last = torch.zeros(2, batch, width, dtype=dtype, device=device)
     for name, value in (("membrane_out", dense[0]), ("u_out", dense[1]), ("spikes", spikes)):
         prefix = name.removesuffix("_out")
-        fields |= {name: address(value), f"{prefix}_stride_t": value.stride(0), f"{prefix}_stride_b": value.stride(1)}
+        fields |= {
+            name: address(value),
+            f"{prefix}_stride_t": value.stride(0),
+            f"{prefix}_stride_b": value.stride(1),
+        }
     fields |= {"spikes_bytes": spikes_bytes, "m_last": address(m_last), "i_last": address(i_last)}
     if device == "cuda":
         fields["stream"] = torch.cuda.current_stream().cuda_stream
@@ -103,22 +127,27 @@ def check_scan(module: ModuleType, case: cases.Case, device: str, *, spikes_byte
 
 @pytest.mark.parametrize("structure", cases.STRUCTURES, ids=cases.structure_id)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_host_build_equals_the_loop(host_module, structure, dtype):
+def test_host_build_equals_the_loop(
+    host_module: ModuleType, structure: cases.Structure, dtype: torch.dtype
+) -> None:
     for seed in range(4):
         case = cases.make_case(seed, structure, dtype=dtype, feed=["current", "constant"][seed % 2])
         check_scan(host_module, case, "cpu", spikes_bytes=seed >= 2)
 
 
 @pytest.mark.parametrize("poles", [1, 2])
-def test_host_build_of_a_leaky_integrator(host_module, poles):
+def test_host_build_of_a_leaky_integrator(host_module: ModuleType, poles: int) -> None:
     check_scan(
-        host_module, cases.make_case(3, ("euler", poles, "none", "none"), feed="current", fires=False), "cpu",
+        host_module,
+        cases.make_case(3, ("euler", poles, "none", "none"), feed="current", fires=False),
+        "cpu",
         spikes_bytes=False,
-    )  # fmt: skip
+    )
 
 
-def test_bad_arguments_are_named(host_module):
+def test_bad_arguments_are_named(host_module: ModuleType) -> None:
     case = cases.make_case(0, ("decay", 1, "subtract", "none"), feed="current")
+    assert case.current is not None
     fields, _keep = scan_fields(case, case.current, "cpu")
     with pytest.raises(ValueError, match="current"):
         host_module.neuron_scan(host_module.scan(**(fields | {"current": 0})))
@@ -128,14 +157,14 @@ def test_bad_arguments_are_named(host_module):
         host_module.scan(treshold=0)
 
 
-def test_installed_module_imports_without_a_device():
+def test_installed_module_imports_without_a_device() -> None:
     module = pytest.importorskip("sparse_backend._cuda", reason="built without nvcc")
     assert "80" in module.ARCHITECTURES and "90" in module.ARCHITECTURES
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("structure", cases.STRUCTURES, ids=cases.structure_id)
-def test_device_equals_the_loop(structure):
+def test_device_equals_the_loop(structure: cases.Structure) -> None:
     module = pytest.importorskip("sparse_backend._cuda", reason="built without nvcc")
     for seed in range(4):
         case = cases.make_case(seed, structure, dtype=torch.float32, feed=["current", "constant"][seed % 2])

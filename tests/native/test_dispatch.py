@@ -1,10 +1,11 @@
-"""Same bits for any number of threads, same numbers for any instruction set, and errors that name the argument."""
+"""Same bits for any number of threads and any instruction set, and errors that name the argument."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from .native_layer import _cpu, packed
 
 
 @pytest.fixture
-def forced_isa():
+def forced_isa() -> Iterator[Callable[[str], None]]:
     yield _cpu.set_isa
     _cpu.set_isa("auto")
 
@@ -27,6 +28,7 @@ def everything(case: cases.Case, threads: int) -> dict[str, Tensor]:
     # Without dense outputs from outside the step, so that carriers take part.
     saved = layer.forward(carriers=7, includes_spikes=True)
     g = torch.randn(case.shape, generator=generator, dtype=torch.float64).to(saved.u.dtype)
+    assert case.weight is not None
     low = (saved.spikes[0], saved.spikes[1] % case.weight.shape[1])
     results = {"spikes": saved.spikes[1], "active": saved.active[1], "u": saved.u, "m_last": saved.m_last}
     for dense in (False, True):
@@ -36,7 +38,7 @@ def everything(case: cases.Case, threads: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_threads_do_not_change_a_bit(dtype):
+def test_threads_do_not_change_a_bit(dtype: torch.dtype) -> None:
     for seed, structure in enumerate(cases.STRUCTURES):
         # More batch elements than slots, so that slots cover several.
         case = cases.make_case(seed, structure, dtype=dtype, rule="sampled", shape=(11, 37, 33))
@@ -48,7 +50,7 @@ def test_threads_do_not_change_a_bit(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_instruction_sets_agree(dtype, forced_isa):
+def test_instruction_sets_agree(dtype: torch.dtype, forced_isa: Callable[[str], None]) -> None:
     """Everything but exp and tanh is element by element or in a fixed order: not a bit may differ."""
     assert _cpu.isas()[-1] in ("x86-64", "generic")
     for seed, structure in enumerate(cases.STRUCTURES):
@@ -63,13 +65,15 @@ def test_instruction_sets_agree(dtype, forced_isa):
                 assert torch.equal(value, other[name]), (structure, name)
 
 
-def test_unknown_instruction_set_is_refused(forced_isa):
+def test_unknown_instruction_set_is_refused(forced_isa: Callable[[str], None]) -> None:
     with pytest.raises(ValueError, match="x86-64-v9"):
         forced_isa("x86-64-v9")
     baseline = _cpu.isas()[-1]
     code = "from sparse_backend import _cpu; print(_cpu.isa())"
     environment = os.environ | {"SPARSE_BACKEND_ISA": baseline}
-    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert out.stdout.split()[-1] == baseline
 
 
@@ -92,19 +96,19 @@ def test_unknown_instruction_set_is_refused(forced_isa):
         ("fires", False, "fires=False"),
     ],
 )
-def test_bad_arguments_are_named(field, value, message):
+def test_bad_arguments_are_named(field: str, value: int | float | bool, message: str) -> None:
     layer = cases.make_case(0, ("decay", 1, "subtract", "none")).native()
     setattr(layer.args, field, value)
     with pytest.raises(ValueError, match=message):
         _cpu.forward(layer.args)
 
 
-def test_unknown_fields_are_refused():
+def test_unknown_fields_are_refused() -> None:
     with pytest.raises(AttributeError, match="treshold"):
         _cpu.layer(treshold=1)
 
 
-def test_missing_lists_are_named():
+def test_missing_lists_are_named() -> None:
     case = cases.make_case(0, ("decay", 1, "subtract", "subtract"))
     layer = case.native()
     layer.forward()

@@ -12,8 +12,16 @@ from .native_layer import _cpu, address, dtype_code, events_of, packed
 def compress(x: Tensor, limit: float = 1.0, threads: int = 1) -> tuple[Tensor, Tensor, Tensor] | None:
     steps, batch, inputs = x.shape
     found = _cpu.compress(
-        x.data_ptr(), steps, batch, inputs, x.stride(0), x.stride(1), dtype_code(x.dtype), limit=limit, threads=threads
-    )  # fmt: skip
+        x.data_ptr(),
+        steps,
+        batch,
+        inputs,
+        x.stride(0),
+        x.stride(1),
+        dtype_code(x.dtype),
+        limit=limit,
+        threads=threads,
+    )
     if found is None:
         return None
     floating = x.dtype if x.dtype.is_floating_point else torch.float32
@@ -28,7 +36,7 @@ def compress(x: Tensor, limit: float = 1.0, threads: int = 1) -> tuple[Tensor, T
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8, torch.bool])
 @pytest.mark.parametrize("width", [1, 63, 64, 65, 200])
 @pytest.mark.parametrize("density", [0.0, 0.02, 1.0])
-def test_compress(dtype, width, density):
+def test_compress(dtype: torch.dtype, width: int, density: float) -> None:
     generator = torch.Generator().manual_seed(width)
     mask = torch.rand(7, 5, width, generator=generator) <= density - 1e-9
     values = torch.randint(1, 4, mask.shape, generator=generator) if width % 2 else torch.ones(mask.shape)
@@ -37,10 +45,12 @@ def test_compress(dtype, width, density):
     for threads in (1, 2, 3):
         found = compress(x, threads=threads)
         assert found is not None
-        assert torch.equal(found[0], ptr) and torch.equal(found[1], idx) and torch.equal(found[2].float(), val)
+        assert (
+            torch.equal(found[0], ptr) and torch.equal(found[1], idx) and torch.equal(found[2].float(), val)
+        )
 
 
-def test_compress_of_strided_and_constant_inputs():
+def test_compress_of_strided_and_constant_inputs() -> None:
     x = (torch.rand(6, 5, 40, generator=torch.Generator().manual_seed(0)) < 0.2).float()
     for view in (x.transpose(0, 1), x[:, ::2], x[:, :, 3:20], x[:1].expand(4, 5, 40)):
         found = compress(view)
@@ -48,13 +58,13 @@ def test_compress_of_strided_and_constant_inputs():
         assert torch.equal(found[1], events_of(view)[1])
 
 
-def test_negative_zero_is_no_event_and_nan_is_one():
+def test_negative_zero_is_no_event_and_nan_is_one() -> None:
     found = compress(torch.tensor([[[-0.0, float("nan"), 0.0, 2.0]]]))
     assert found is not None and found[1].tolist() == [1, 3]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_compress_gives_up_above_the_limit(threads):
+def test_compress_gives_up_above_the_limit(threads: int) -> None:
     generator = torch.Generator().manual_seed(1)
     x = (torch.rand(40, 9, 100, generator=generator) < 0.2).float()
     exact = float(x.count_nonzero()) / x.numel()
@@ -65,7 +75,7 @@ def test_compress_gives_up_above_the_limit(threads):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("analog", [False, True])
-def test_scatter_and_gather_are_inverse(dtype, analog):
+def test_scatter_and_gather_are_inverse(dtype: torch.dtype, analog: bool) -> None:
     generator = torch.Generator().manual_seed(2)
     x = (torch.rand(6, 5, 70, generator=generator) < 0.2).to(dtype)
     x = x * torch.randn(x.shape, generator=generator, dtype=dtype) if analog else x
@@ -73,21 +83,39 @@ def test_scatter_and_gather_are_inverse(dtype, analog):
     out = torch.full((6, 10, 70), 9.0, dtype=dtype)[:, ::2]
     code = dtype_code(dtype)
     _cpu.scatter(
-        address(ptr), address(idx), address(val) if analog else 0, 6, 5, 70, out.data_ptr(), out.stride(0), out.stride(1),
-        code, threads=2,
-    )  # fmt: skip
+        address(ptr),
+        address(idx),
+        address(val) if analog else 0,
+        6,
+        5,
+        70,
+        out.data_ptr(),
+        out.stride(0),
+        out.stride(1),
+        code,
+        threads=2,
+    )
     assert torch.equal(out, x)
     dense = torch.randn(6, 5, 70, generator=generator, dtype=dtype)
     read = torch.empty(idx.numel(), dtype=dtype)
     _cpu.gather(
-        address(ptr), address(idx), 6, 5, dense.data_ptr(), dense.stride(0), dense.stride(1), address(read), code, 2
-    )  # fmt: skip
+        address(ptr),
+        address(idx),
+        6,
+        5,
+        dense.data_ptr(),
+        dense.stride(0),
+        dense.stride(1),
+        address(read),
+        code,
+        2,
+    )
     assert torch.equal(read, packed(dense, (ptr, idx)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(1, 1), (20, 700), (65, 33), (200, 3)])
-def test_transposed_weight_is_padded_with_zeros(dtype, shape):
+def test_transposed_weight_is_padded_with_zeros(dtype: torch.dtype, shape: tuple[int, int]) -> None:
     width, inputs = shape
     weight = torch.randn(width, inputs + 2, dtype=dtype)[:, :inputs]
     padded = _cpu.padded_width(width)

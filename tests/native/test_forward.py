@@ -17,7 +17,7 @@ def assert_rows(actual: Rows, dense: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("structure", cases.STRUCTURES, ids=cases.structure_id)
 @pytest.mark.parametrize("feed", ["events", "analog", "current", "constant"])
-def test_every_structure(structure, feed):
+def test_every_structure(structure: cases.Structure, feed: str) -> None:
     for seed in range(4):
         case = cases.make_case(seed, structure, feed=feed)
         trace = cases.reference(case).trace
@@ -27,8 +27,11 @@ def test_every_structure(structure, feed):
         torch.testing.assert_close(out.dense_spikes, torch.stack(trace.z).detach(), rtol=0, atol=0)
         torch.testing.assert_close(out.membrane, torch.stack(trace.m).detach(), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(out.m_last, trace.m[-1].detach(), rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(out.u, packed(torch.stack(trace.u).detach(), out.active), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            out.u, packed(torch.stack(trace.u).detach(), out.active), rtol=1e-12, atol=1e-12
+        )
         if case.spec.poles == 2:
+            assert trace.i is not None
             torch.testing.assert_close(out.i_last, trace.i.detach(), rtol=1e-12, atol=1e-12)
         if case.spec.pre != "none" or case.spec.post in ("subtract", "zero"):
             assert_rows(out.resets, torch.stack(trace.r))
@@ -37,24 +40,32 @@ def test_every_structure(structure, feed):
 @pytest.mark.parametrize("surrogate", cases.PARAMETERS)
 @pytest.mark.parametrize("rule", cases.RULES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_active_entries_of_every_rule(surrogate, rule, dtype):
+def test_active_entries_of_every_rule(surrogate: str, rule: str, dtype: torch.dtype) -> None:
     case = cases.make_case(
-        7, ("decay", 1, "subtract", "none"), surrogate=surrogate, rule=rule, dtype=dtype, feed="current",
+        7,
+        ("decay", 1, "subtract", "none"),
+        surrogate=surrogate,
+        rule=rule,
+        dtype=dtype,
+        feed="current",
         shape=(30, 4, 70),
-    )  # fmt: skip
+    )
     trace = cases.reference(case).trace
     out = case.native().forward()
     sigma = torch.stack(trace.sigma)
     if rule in ("exact", "sampled") and surrogate in ("sigmoid", "tanh", "heavi_erfc"):
-        # exp and tanh of two libraries differ in the last bit, which can move a draw by one step, or 1 - tanh^2 to zero.
+        # exp of two libraries differs in the last bit, which can move a draw by one step, or 1 - tanh^2
+        # to zero.
         difference = (out.active[0].diff() - events_of(sigma)[0].diff()).abs().sum()
         assert difference <= 0.02 * sigma.count_nonzero() + 2
     else:
         assert_rows(out.active, sigma)
 
 
-def test_spike_only_entries_are_marked():
-    case = cases.make_case(3, ("decay", 1, "subtract", "none"), rule="window", feed="current", shape=(20, 3, 33))
+def test_spike_only_entries_are_marked() -> None:
+    case = cases.make_case(
+        3, ("decay", 1, "subtract", "none"), rule="window", feed="current", shape=(20, 3, 33)
+    )
     trace = cases.reference(case).trace
     out = case.native().forward(includes_spikes=True)
     spikes, sigma = torch.stack(trace.s).detach(), torch.stack(trace.sigma)
@@ -66,7 +77,7 @@ def test_spike_only_entries_are_marked():
 
 @pytest.mark.parametrize("integrator", ["decay", "euler"])
 @pytest.mark.parametrize("poles", [1, 2])
-def test_leaky_integrator_never_spikes(integrator, poles):
+def test_leaky_integrator_never_spikes(integrator: str, poles: int) -> None:
     case = cases.make_case(1, (integrator, poles, "none", "none"), fires=False, shape=(9, 3, 17))
     trace = cases.reference(case).trace
     out = case.native().forward()
@@ -74,7 +85,7 @@ def test_leaky_integrator_never_spikes(integrator, poles):
     torch.testing.assert_close(out.membrane, torch.stack(trace.m).detach(), rtol=1e-12, atol=1e-12)
 
 
-def test_current_and_threshold_arithmetic_is_torchs():
+def test_current_and_threshold_arithmetic_is_torchs() -> None:
     """float32 spikes equal, bit for bit: no fused multiply-add, upstream's order of operations."""
     for seed, structure in enumerate(cases.STRUCTURES):
         case = cases.make_case(seed, structure, dtype=torch.float32, feed="current", shape=(40, 4, 70))

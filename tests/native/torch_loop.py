@@ -1,9 +1,11 @@
-"""The neuron step written once more as a plain torch loop, differentiated by autograd: what the kernels must equal."""
+"""The neuron step once more, as a plain torch loop under autograd: what the kernels must equal."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ def offset(key: int, b: int, n: int) -> float:
     return (mix((key & MASK) ^ mix((b << 32) | n)) >> 40) * 2.0**-24
 
 
-SIGMAS = {
+SIGMAS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "zero": lambda x, p, q: torch.zeros_like(x),
     "atan": lambda x, p, q: p / 2 / (1 + (math.pi / 2 * p * x) ** 2),
     "fast_sigmoid": lambda x, p, q: 1 / (p * x.abs() + 1) ** 2,
@@ -42,12 +44,13 @@ class Spike(torch.autograd.Function):
     """H(u - threshold) whose derivative is the tensor given."""
 
     @staticmethod
-    def forward(ctx, u, threshold, sigma):
+    def forward(ctx: Any, u: Tensor, threshold: Tensor, sigma: Tensor) -> Tensor:
         ctx.save_for_backward(sigma)
         return (u > threshold).to(u.dtype)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (grad,) = grads
         (sigma,) = ctx.saved_tensors
         return grad * sigma, -grad * sigma, None
 
@@ -99,7 +102,9 @@ def kept(spec: Spec, x: Tensor, acc: Tensor) -> tuple[Tensor, Tensor]:
     return sigma, acc
 
 
-def run(spec: Spec, c: dict[str, Tensor], current: Tensor, m0: Tensor, i0: Tensor, cuts: Tensor | None) -> Trace:
+def run(
+    spec: Spec, c: dict[str, Tensor], current: Tensor, m0: Tensor, i0: Tensor, cuts: Tensor | None
+) -> Trace:
     """current [T, B, N]; m0, i0 [B, N]; cuts bool [T]: states entering a cut step are detached."""
     steps, batch, width = current.shape
     trace, m, i = Trace(), m0, i0
