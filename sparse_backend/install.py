@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -26,13 +27,17 @@ from .runtime import runtime_of
 __all__ = ["Installation", "install", "installed", "uninstall"]
 
 
+_KEPT_REPORTS = 64  # a process may build models without end
+
+
 class Installation:
     """What `install` did: its options and, for each model that was called since, a Report."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self._seen: dict[int, weakref.ref[nn.Module]] = {}
-        self._reports: weakref.WeakKeyDictionary[nn.Module, Report] = weakref.WeakKeyDictionary()
+        self._models: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._reports: deque[Report] = deque(maxlen=_KEPT_REPORTS)
         self._feeds: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._lock = threading.RLock()
         self._neurons = 0
@@ -40,12 +45,12 @@ class Installation:
     @property
     def models(self) -> list[nn.Module]:
         """The modules with neurons that were accelerated at their first call, as long as they live."""
-        return list(self._reports)
+        return list(self._models)
 
     @property
     def reports(self) -> list[Report]:
-        """The report of each module in `models`."""
-        return list(self._reports.values())
+        """The newest reports, in order, also those of models that are gone."""
+        return list(self._reports)
 
     @property
     def neurons(self) -> int:
@@ -77,7 +82,7 @@ class Installation:
 
     def undo(self) -> None:
         """Restore every module that was accelerated here."""
-        for module in [*self._reports, *self._feeds]:
+        for module in [*self._models, *self._feeds]:
             restore(module)
 
     def _take_feed(self, module: nn.Module, feed: type[nn.Module] | str) -> None:
@@ -96,7 +101,8 @@ class Installation:
             runtime.configure(name, self._neurons, self.options)
             report.layers[0].name = name
         self._neurons += sum(not row.feed for row in report.accelerated)
-        self._reports[module] = report
+        self._models.add(module)
+        self._reports.append(report)
 
     def _remember(self, modules: Iterable[nn.Module]) -> None:
         for module in modules:

@@ -1,0 +1,1 @@
+"""Paired measurements of stock and accelerated training steps; README.md says how to run them."""

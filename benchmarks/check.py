@@ -1,0 +1,64 @@
+"""Whether an accelerated network does what the stock one does; no ratio is printed where it does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .network import Net
+
+__all__ = ["Agreement", "compare"]
+
+TOLERANCE = 1e-4  # relative, float32; with an exact gradient rule
+_FLIPS = 0.02  # share of the batch that may hold a spike flipped by another order of summation
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """diverged: batch elements whose spikes differ somewhere, left out of the comparison of gradients.
+    gradient: largest relative difference of a parameter's gradient.  cosine: the smallest, over parameters.
+    """
+
+    diverged: int
+    batch: int
+    gradient: float
+    cosine: float
+
+    @property
+    def spikes_agree(self) -> bool:
+        """Whether no more elements diverge than borderline spikes explain."""
+        return self.diverged <= max(1, _FLIPS * self.batch)
+
+    def holds(self, exact: bool) -> bool:
+        """Whether a ratio may be shown. exact: the rule draws nothing at random, so gradients agree too."""
+        return self.spikes_agree and (not exact or self.gradient <= TOLERANCE)
+
+
+def compare(stock: Net, accelerated: Net, x: Tensor, labels: Tensor) -> Agreement:
+    """Spikes of all layers, then gradients of the training loss on the batch elements whose spikes agree."""
+    with torch.no_grad():
+        expected, _ = stock(x, record_all=True)
+        found, _ = accelerated(x, record_all=True)
+    same = torch.ones(len(labels), dtype=torch.bool)
+    for a, b in zip(expected, found, strict=True):
+        same &= (a == b).all(dim=2).all(dim=0)
+    kept = x[:, same] if x.dim() == 3 else x[same]
+    relative, cosine = 0.0, 1.0
+    pairs = zip(*(_gradients(net, kept, labels[same]) for net in (stock, accelerated)), strict=True)
+    for g, h in pairs:
+        g, h = g.double().flatten(), h.double().flatten()
+        scale = float(g.norm())
+        relative = max(relative, float((g - h).norm()) / scale if scale else float(h.norm()))
+        if scale and float(h.norm()):
+            cosine = min(cosine, float(g @ h) / (scale * float(h.norm())))
+    return Agreement(int((~same).sum()), len(labels), relative, cosine)
+
+
+def _gradients(net: Net, x: Tensor, labels: Tensor) -> list[Tensor]:
+    net.zero_grad()
+    net.loss_of(x, labels).backward()
+    found = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    return found
