@@ -38,6 +38,7 @@ def record_feed(module: nn.Linear, input: Tensor) -> Tensor:
             stream = segment.entries.get(id(module))
             if (
                 type(stream) is FeedStream
+                and stream.count < segment.limit
                 and isinstance(stream.source, Inputs)
                 and stream.source.fits(input, segment.grad and input.requires_grad)
                 and not (stream.whole or module._backward_hooks or module._backward_pre_hooks)

@@ -15,6 +15,12 @@ from .stream import Source, Stream
 __all__ = ["Segment", "current", "hand_over", "locate", "same_modes", "start", "thread"]
 
 
+MOST_STEPS = 4096
+"""A segment is executed after so many steps, whether or not anybody has read a value."""
+MOST_ENTRIES = 1 << 26
+"""Without gradients, also when a layer's sequence would have more entries than this."""
+FEWEST_STEPS = 16
+
 _grad_enabled = torch.is_grad_enabled
 _inference_enabled = torch.is_inference_mode_enabled
 
@@ -24,9 +30,11 @@ class Segment:
 
     A stream is fed by an earlier one, at the same step index, and a state comes from a stream's own last
     step: so the streams can be executed one after the other, each over all of its steps.
+
+    limit: the number of steps at which it is executed in any case.
     """
 
-    __slots__ = ("closed", "entries", "grad", "inference", "lock", "streams")
+    __slots__ = ("closed", "entries", "grad", "inference", "limit", "lock", "streams")
 
     def __init__(self) -> None:
         self.grad = torch.is_grad_enabled()
@@ -36,9 +44,15 @@ class Segment:
         self.entries: dict[object, Stream] = {}
         self.lock = threading.RLock()
         self.closed = False
+        self.limit = MOST_STEPS
 
     def add(self, stream: Stream) -> None:
+        """Take up a new stream."""
         self.streams.append(stream)
+        if not self.grad:
+            # Stock keeps one step at a time here; a sequence must not need many times its memory.
+            most = MOST_ENTRIES // max(1, stream.shapes[0].numel())
+            self.limit = min(self.limit, max(FEWEST_STEPS, most))
         parent = stream.parent
         (self.entries if parent is None else parent.children)[stream.key()] = stream
 

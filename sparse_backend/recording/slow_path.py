@@ -75,9 +75,12 @@ def place_for(identity: object, tensor: Tensor, repeatable: bool = False) -> Pla
         return None
     stream = segment.entries.get(identity)
     if stream is not None and not stream.whole:
-        if cast(Inputs, stream.source).fits(tensor, segment.grad and tensor.requires_grad):
+        fits = cast(Inputs, stream.source).fits(tensor, segment.grad and tensor.requires_grad)
+        if fits and stream.count < segment.limit:
             return Place(segment, tensor, stream)
-        execute(segment, "an input of another shape or kind was given")
+        execute(
+            segment, "the recording became long" if fits else "an input of another shape or kind was given"
+        )
         segment = _segment()
         if segment is None:
             return None

@@ -161,6 +161,25 @@ def test_the_input_sequence_is_read_where_it_lies(
     assert seen[0] == place == address(x)
 
 
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_loop_without_end_is_executed_piece_by_piece(
+    net: Twins, x: Tensor, grad: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparse_backend.recording import segment
+
+    monkeypatch.setattr(segment, "MOST_STEPS", 7 if grad else 1000)
+    monkeypatch.setattr(segment, "FEWEST_STEPS", 3)
+    monkeypatch.setattr(segment, "MOST_ENTRIES", 5 * BATCH * HIDDEN)
+
+    def loop(model: Net, x: Tensor) -> list[Tensor]:
+        with torch.set_grad_enabled(grad):
+            return [torch.stack(record(model, x).spk2)]
+
+    counted = net.check(loop, torch.cat([x, x]), backward=grad)
+    assert counted.flushes == (4 if grad else 5)
+    assert {reason for reason, _ in counted.reasons} == {"the recording became long", "torch.stack"}
+
+
 def test_nothing_recorded_survives_in_the_state_dict(net: Twins, x: Tensor) -> None:
     before = {name: value.clone() for name, value in net.fast.state_dict().items()}
     record(net.fast, x)
