@@ -1,6 +1,7 @@
 """A neuron as data: the structure of its step (`NeuronSpec`) and its numbers (`Coefficients`).
 
-One parametrized step covers every neuron here (docs/how-it-works.md); adding one means choosing a row of these fields.
+One parametrized step covers every neuron here (docs/how-it-works.md); adding one means choosing a row of
+these fields.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class NeuronSpec:
         return read.get(coefficient, True)
 
     def codes(self) -> dict[str, int]:
-        """The structure as the numbers of src_cuda/common/spec.hpp, which lists the names in the same order."""
+        """The structure as the numbers of src_cuda/common/spec.hpp, which lists the names in the same
+        order."""
         return {
             "integrator": get_args(Integrator).index(self.integrator),
             "pre": get_args(PreReset).index(self.pre),
@@ -129,7 +131,8 @@ class Coefficients:
 
     @classmethod
     def of(cls, like: Tensor, **values: Tensor | float) -> Coefficients:
-        """Fill what is not named with its neutral value (0, gain and graded 1), in the dtype and device of `like`."""
+        """Fill what is not named with its neutral value (0, gain and graded 1), in the dtype and device of
+        `like`."""
         neutral = {"gain": 1.0, "graded": 1.0}
         filled = {field.name: values.get(field.name, neutral.get(field.name, 0.0)) for field in fields(cls)}
         return cls(**{name: _as(value, like) for name, value in filled.items()})

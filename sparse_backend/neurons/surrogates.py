@@ -1,8 +1,10 @@
 """Surrogate derivatives: what stands in for the derivative of the Heaviside step in the backward pass.
 
-A `Surrogate` is data (a formula's name and its numbers), so that kernels on any device compute the same value. It is
-callable too, and then is a spike function for stock snnTorch: `snn.Leaky(beta, spike_grad=surrogates.atan(2.0))`.
-Unlike upstream's closures it keeps the dtype of its input, which is what makes float64 comparisons possible.
+A `Surrogate` is data (a formula's name and its numbers), so that kernels on any device compute the same
+value. It is
+callable too, and then is a spike function for stock snnTorch: `snn.Leaky(beta,
+spike_grad=surrogates.atan(2.0))`. Unlike upstream's closures it keeps the dtype of its input, which is what
+makes float64 comparisons possible.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Formula:
-    """derivative(x, *params) with x = u - threshold; `support` is the half-width of |x| beyond which it is zero."""
+    """derivative(x, *params) with x = u - threshold; `support` is the half-width of |x| beyond which it is
+    zero."""
 
     parameters: tuple[str, ...]
     derivative: Callable[..., Tensor]
@@ -49,7 +52,8 @@ def _circ(x: Tensor, alpha: float) -> Tensor:
 
 
 def _sigmoid(x: Tensor, slope: float) -> Tensor:
-    # Upstream divides exp(-kx) by (exp(-kx) + 1)^2, which is inf/inf far below threshold; this form is even in x.
+    # Upstream divides exp(-kx) by (exp(-kx) + 1)^2, which is inf/inf far below threshold; this form is even
+    # in x.
     e = torch.exp(-slope * x.abs())
     return slope * e / (e + 1) ** 2
 
@@ -77,7 +81,8 @@ class Surrogate:
     """A surrogate derivative as data.
 
     kind: a key of `FORMULAS`.  params: its numbers, in the formula's order.
-    window: half-width in membrane units beyond which the derivative is cut to zero (the paper's `B_th`), or inf.
+    window: half-width in membrane units beyond which the derivative is cut to zero (the paper's `B_th`), or
+    inf.
     Raises: ArgumentError for an unknown kind, a wrong count or a non-finite number.
     """
 
@@ -106,7 +111,8 @@ class Surrogate:
 
     @property
     def support(self) -> float:
-        """Half-width of |u - threshold| beyond which the derivative is exactly zero (inf if there is none)."""
+        """Half-width of |u - threshold| beyond which the derivative is exactly zero (inf if there is
+        none)."""
         return min(self.window, FORMULAS[self.kind].support(*self.params))
 
     @property
@@ -115,7 +121,8 @@ class Surrogate:
         return math.isinf(self.support) and self.kind != "sfs"
 
     def windowed(self, backward_threshold: float) -> Surrogate:
-        """The same derivative, cut to zero where |u - threshold| >= backward_threshold (the paper's estimator)."""
+        """The same derivative, cut to zero where |u - threshold| >= backward_threshold (the paper's
+        estimator)."""
         return Surrogate(self.kind, self.params, min(self.window, backward_threshold))
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -159,7 +166,8 @@ def sigmoid(slope: float = 25.0) -> Surrogate:
 
 
 def triangular(threshold: float = 1.0) -> Surrogate:
-    """+threshold below, -threshold at and above the threshold; snntorch.surrogate.triangular as upstream writes it."""
+    """+threshold below, -threshold at and above the threshold; snntorch.surrogate.triangular as upstream
+    writes it."""
     return Surrogate("triangular", (float(threshold),))
 
 

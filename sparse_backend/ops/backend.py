@@ -21,7 +21,8 @@ _warned = False
 
 
 def native() -> ModuleType | None:
-    """The native CPU module, or None (said once) when it was not built or SPARSE_BACKEND_NATIVE=0 rules it out."""
+    """The native CPU module, or None (said once) when it was not built or SPARSE_BACKEND_NATIVE=0 rules it
+    out."""
     choice = os.environ.get("SPARSE_BACKEND_NATIVE", "1").strip().lower()
     if choice in ("0", "off", "false", "no"):
         return None
@@ -39,8 +40,8 @@ def _warn_once(cause: str) -> None:
     if not _warned:
         _warned = True
         warnings.warn(
-            "sparse_backend runs without its native kernels, correct but slow: the module sparse_backend._cpu is "
-            f"missing ({cause}). Install a C++ compiler and reinstall the package to build it; "
+            "sparse_backend runs without its native kernels, correct but slow: the module "
+            f"sparse_backend._cpu is missing ({cause}). Install a C++ compiler and reinstall the package to build it; "
             "`python -m sparse_backend doctor` says more.",
             RuntimeWarning,
             stacklevel=2,
@@ -85,7 +86,8 @@ def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int
 
 
 def compress(x: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-    """(ptr, idx, val) of a dense `[T, B, N_in]` input if driving the feed by its events is worth it, else None."""
+    """(ptr, idx, val) of a dense `[T, B, N_in]` input if driving the feed by its events is worth it, else
+    None."""
     if x.device.type != "cpu" or x.dtype not in _DTYPES or x.numel() == 0 or native() is None:
         return None
     from . import cpu

@@ -1,7 +1,8 @@
 """What an implementation of the layer operator takes and gives, apart from how it computes it.
 
-`Layer` is the operator's argument list as an object, `LayerOutputs` and `LayerGradients` its results. `reference.py`,
-`cpu.py` and `cuda.py` each offer `forward(layer)` and `backward(layer, outputs, gradients)` in these terms.
+`Layer` is the operator's argument list as an object, `LayerOutputs` and `LayerGradients` its results.
+`reference.py`, `cpu.py` and `cuda.py` each offer `forward(layer)` and `backward(layer, outputs, gradients)`
+in these terms.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def all_active(spec: NeuronSpec, gradient: str, level: float) -> bool:
 class Layer:
     """One fused feed + neuron layer over a whole sequence.
 
-    source: dense input `[T, B, N_in]` (with a weight) or current `[T, B, N]` (without); a constant current `[B, N]`;
+    source: dense input `[T, B, N_in]` (with a weight) or current `[T, B, N]` (without); a constant current
+    `[B, N]`;
         or, when `in_ptr` is given, the carrier of the layer below, whose spikes are the `in_*` events.
     in_aptr, in_aidx: the carrier's positions; None when the carrier covers every entry (`[T, B, N_in]`).
     weight, bias: `[N, N_in]`, `[N]`.  m0, i0: initial states `[B, N]` (i0 is `[0]` for one pole).
@@ -109,7 +111,8 @@ class Layer:
 
     @property
     def carrier_dense(self) -> bool:
-        """Whether the gradient of the spikes is wanted at every entry: all are active, or `graded` is learned."""
+        """Whether the gradient of the spikes is wanted at every entry: all are active, or `graded` is
+        learned."""
         return self.spec.fires and self.gradient != "none" and (self.active_dense or self.learns("graded"))
 
     def learns(self, name: str) -> bool:
@@ -133,8 +136,10 @@ class LayerOutputs:
     carrier: differentiable; its gradient is dL/dz at the active entries (`[P]`), or everywhere (`[T, B, N]`).
     spikes, membrane: `[T, B, N]`.  m_last, i_last: final states `[B, N]`.
     ptr, idx, val: the output spikes.  aptr, aidx: the active entries, `au` the u there.
-    sensitivities: `[P, C]` du/dp at the active entries for the C learned decay coefficients, spikes held fixed.
-    tails: `[2, C, B, N]` the same derivative of the final m and i.  rptr, ridx: where r = 1, if spikes don't tell.
+    sensitivities: `[P, C]` du/dp at the active entries for the C learned decay coefficients, spikes held
+    fixed.
+    tails: `[2, C, B, N]` the same derivative of the final m and i.  rptr, ridx: where r = 1, if spikes don't
+    tell.
     """
 
     carrier: Tensor

@@ -1,7 +1,7 @@
 """Which form of each product is cheapest, from counts that are known before the work starts.
 
-The unit is one multiply-add of a long vector loop on one core. The constants were read off the crossover table of
-`python -m benchmarks cpu --crossovers` (two cores, AVX-512) and only their ratios matter.
+The unit is one multiply-add of a long vector loop on one core. The constants were read off the crossover
+table of `python -m benchmarks cpu --crossovers` (two cores, AVX-512) and only their ratios matter.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from .contract import Layer, LayerOutputs
 __all__ = ["choices", "feed_form", "input_gradient_form", "weight_gradient_form"]
 
 EVENT_ROW = 3.0
-"""Adding a row per event against the same multiply-adds in a matrix product, which keeps its operands in registers."""
+"""Adding a row per event against the same multiply-adds in a matrix product, which keeps its operands in
+registers."""
 DOT = 4.0
 """A sampled dot product, per multiply-add: it ends in a horizontal sum."""
 
@@ -22,7 +23,8 @@ def feed_form(density: float) -> str:
 
 
 def weight_gradient_form(density: float, active: float, inputs: int, width: int, scalar_decay: bool) -> str:
-    """dW: "spike" adds lam at every input event, "trace" adds the filtered input at every active entry, or "gemm"."""
+    """dW: "spike" adds lam at every input event, "trace" adds the filtered input at every active entry, or
+    "gemm"."""
     spike = EVENT_ROW * density * inputs * width
     trace = EVENT_ROW * active * inputs * width + 2 * inputs if scalar_decay else float("inf")
     gemm = float(inputs * width)
@@ -35,7 +37,8 @@ def input_gradient_form(active_below: float) -> str:
 
 
 def choices(layer: Layer, out: LayerOutputs) -> dict[str, str]:
-    """The form of each product of this layer, for reports; the same functions decide when the work is done."""
+    """The form of each product of this layer, for reports; the same functions decide when the work is
+    done."""
     from . import backend
 
     implementation = backend.name(layer)

@@ -1,8 +1,8 @@
 """The layer operator on a CUDA device: the neuron scan is one native launch, the rest is torch on the device.
 
-The scan walks all time steps with the state in registers (src_cuda/cuda/neuron_scan.cu). Event lists come from torch's
-own compaction and the backward pass is the reference's; native kernels for both can take their place behind the same
-functions.
+The scan walks all time steps with the state in registers (src_cuda/cuda/neuron_scan.cu). Event lists come
+from torch's own compaction and the backward pass is the reference's; native kernels for both can take their
+place behind the same functions.
 """
 
 from __future__ import annotations

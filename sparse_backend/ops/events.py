@@ -1,7 +1,8 @@
 """Events: the non-zero entries of a `[T, B, N]` tensor as compressed rows, batch-major.
 
-Row b*T + t holds the entries of batch element b at time step t: `ptr` int64 `[B*T + 1]`, `idx` int32 `[E]` ascending
-within a row, `val` `[E]` or empty when every value is one. Batch-major, because one thread owns a batch element.
+Row b*T + t holds the entries of batch element b at time step t: `ptr` int64 `[B*T + 1]`, `idx` int32 `[E]`
+ascending within a row, `val` `[E]` or empty when every value is one. Batch-major, because one thread owns a
+batch element.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def rows(ptr: Tensor) -> Tensor:
 
 
 def expand(ptr: Tensor, idx: Tensor, val: Tensor, shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
-    """The dense `[T, B, N]` tensor of the events; an empty `val` stands for ones. A view of batch-major memory."""
+    """The dense `[T, B, N]` tensor of the events; an empty `val` stands for ones. A view of batch-major
+    memory."""
     steps, batch, width = shape
     dense = torch.zeros(batch * steps, width, dtype=dtype, device=idx.device)
     dense[rows(ptr), idx.long()] = (

@@ -141,6 +141,7 @@ def _transposed(weight: Tensor, dtype: torch.dtype) -> Tensor:
     source = weight.to(dtype).contiguous()
     out = torch.empty(inputs, native.padded_width(width), dtype=dtype)
     native.transpose_weight(
-        *(read_pointer(source), out.data_ptr(), width, inputs, inputs, dtype_code(dtype), torch.get_num_threads())
+        *(read_pointer(source), out.data_ptr(), width, inputs, inputs, dtype_code(dtype)),
+        torch.get_num_threads(),
     )
     return out

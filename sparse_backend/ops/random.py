@@ -1,7 +1,8 @@
 """The counter-based generator behind sampled gradients: one number per (batch element, neuron), no state.
 
-The same function stands in src_cuda/common/random.hpp. It is keyed, so that a draw does not depend on threads, on the
-device or on torch's generators, and neighbouring batch elements and neurons are decorrelated by two rounds of mixing.
+The same function stands in src_cuda/common/random.hpp. It is keyed, so that a draw does not depend on
+threads, on the device or on torch's generators, and neighbouring batch elements and neurons are decorrelated
+by two rounds of mixing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The operator in plain torch: the readable definition that every kernel is tested against.
 
-Dense in time and slow, but any device, any dtype, no native code. The derivation is in docs/how-it-works.md; the
+Dense in time and slow, but any device, any dtype, no native code. The derivation is in docs/how-it-works.md;
+the
 adjoints are named as there: l of m[t], upsilon of u[t], mu of w[t], eta of i[t], lam of the synaptic current.
 """
 
@@ -30,7 +31,8 @@ __all__ = [
 
 @dataclass
 class Trajectory:
-    """Every variable of the step, `[T, B, N]`: `drive` is i', `i` and `m` are the carried states after the step."""
+    """Every variable of the step, `[T, B, N]`: `drive` is i', `i` and `m` are the carried states after the
+    step."""
 
     drive: Tensor
     u: Tensor
@@ -53,7 +55,8 @@ def integrate(
 ) -> Trajectory:
     """Run the step over `[T, B, N]` currents from states `[B, N]` (i is unused by one-pole neurons).
 
-    With a differentiable `spike` (a `Surrogate`), autograd through this loop is the dense BPTT of stock libraries.
+    With a differentiable `spike` (a `Surrogate`), autograd through this loop is the dense BPTT of stock
+    libraries.
     """
     fire = spike or (lambda x: (x > 0).to(x.dtype))
     steps: dict[str, list[Tensor]] = {name: [] for name in Trajectory.__dataclass_fields__}
@@ -98,7 +101,8 @@ def after_spike(spec: NeuronSpec, c: Coefficients, u: Tensor, s: Tensor, r: Tens
 
 
 def surrogate_value(spec: NeuronSpec, layer: Layer, x: Tensor) -> Tensor:
-    """The derivative used at an active entry with x = u - threshold; sampled entries carry at least the level."""
+    """The derivative used at an active entry with x = u - threshold; sampled entries carry at least the
+    level."""
     value = spec.surrogate.derivative(x)
     if layer.gradient == "sampled" and layer.level > 0:
         return torch.where(value.abs() < layer.level, value.sign() * layer.level, value)
@@ -176,7 +180,8 @@ def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients) -> LayerGr
     euler = spec.integrator == "euler"
     rho = 1 - c.membrane if euler else c.membrane
     gain = c.membrane if euler else c.gain
-    # The state gradients from outside enter after the last step; mu and the synapse's adjoint flow back from there.
+    # The state gradients from outside enter after the last step; mu and the synapse's adjoint flow back from
+    # there.
     from_m = zero if grads.m_last is None else grads.m_last
     from_i = zero if grads.i_last is None else grads.i_last
     stores: tuple[list[Tensor], ...] = ([], [], [], [], [])

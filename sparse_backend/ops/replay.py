@@ -1,7 +1,8 @@
-"""Gradients that can be differentiated again (`create_graph=True`): the layer replayed through autograd, dense.
+"""Gradients that can be differentiated again (`create_graph=True`): the layer replayed through autograd,
+dense.
 
-The kernels have no second derivative. Where one is asked for, the same layer runs again as an ordinary torch loop with
-the same active entries, so the answer is stock's, at stock's cost.
+The kernels have no second derivative. Where one is asked for, the same layer runs again as an ordinary torch
+loop with the same active entries, so the answer is stock's, at stock's cost.
 """
 
 from __future__ import annotations

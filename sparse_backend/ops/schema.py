@@ -22,8 +22,8 @@ _LAYER_ARGUMENTS = (
     "Tensor source, Tensor? in_ptr, Tensor? in_idx, Tensor? in_val, Tensor? in_aptr, Tensor? in_aidx, "
     "Tensor? weight, Tensor? bias, "
     + ", ".join(f"Tensor {name}" for name in COEFFICIENTS)
-    + ", Tensor m0, Tensor i0, Tensor? cuts, int steps, str neuron, str gradient, float level, int key, int learn, "
-    "bool want_spikes, bool want_membrane"
+    + ", Tensor m0, Tensor i0, Tensor? cuts, int steps, str neuron, str gradient, float level, int key, "
+    "int learn, bool want_spikes, bool want_membrane"
 )
 _OUTPUTS = tuple(LayerOutputs.__dataclass_fields__)
 _OUTPUT_GRADIENTS = tuple(OutputGradients.__dataclass_fields__)
@@ -34,8 +34,8 @@ def _tensors(names: tuple[str, ...]) -> str:
     return "(" + ", ".join(f"Tensor {name}" for name in names) + ")"
 
 
-# Registered through a Library rather than `torch.library.custom_op`, whose wrappers import the whole compiler stack
-# at the first call (a second) and add tens of microseconds to each.
+# Registered through a Library rather than `torch.library.custom_op`, whose wrappers import the whole compiler
+# stack at the first call (a second) and add tens of microseconds to each.
 _LIBRARY = torch.library.Library("sparse_backend", "FRAGMENT")
 _LIBRARY.define(f"layer({_LAYER_ARGUMENTS}) -> {_tensors(tuple(f'{name}_' for name in _OUTPUTS))}")
 _LIBRARY.define(
@@ -93,7 +93,8 @@ def _layer_fake(*args: Any) -> tuple[Tensor, ...]:
 
 
 def _layer_backward(*args: Any) -> tuple[Tensor, ...]:
-    """Gradients of `layer`; returns the fields of `LayerGradients` in order, empty where `needs` has no bit."""
+    """Gradients of `layer`; returns the fields of `LayerGradients` in order, empty where `needs` has no
+    bit."""
     gradients, described, out, needs = _split_backward(args)
     result = backend.backward(described, out, gradients, needs)
     for name, bit in NEEDS.items():

@@ -1,4 +1,5 @@
-"""`run_layer`: one feed + neuron layer over a whole sequence, the entry that recording and `functional` share."""
+"""`run_layer`: one feed + neuron layer over a whole sequence, the entry that recording and `functional`
+share."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ class LinearFeed:
 
 @dataclass
 class PackedSpikes:
-    """The spikes of a layer as events, and the carrier through which their gradient returns (see contract.py)."""
+    """The spikes of a layer as events, and the carrier through which their gradient returns (see
+    contract.py)."""
 
     carrier: Tensor
     ptr: Tensor
@@ -106,8 +108,10 @@ def run_layer(
 ) -> LayerOutput:
     """Run a layer over `steps` time steps.
 
-    source: `[T, B, N_in]`, or `[B, N_in]` for an input that is the same at every step, or the layer below's spikes.
-    state: initial (m,) or (m, i), each `[B, N]`; their dtype is the dtype of the computation (float32 or float64).
+    source: `[T, B, N_in]`, or `[B, N_in]` for an input that is the same at every step, or the layer below's
+    spikes.
+    state: initial (m,) or (m, i), each `[B, N]`; their dtype is the dtype of the computation (float32 or
+    float64).
     cuts: uint8 `[T]`; non-zero where the state that enters the step is detached.
     spike_dtype: dtype of the spikes that are handed on; the dtype of the computation unless given.
     Raises: ArgumentError, ArgumentTypeError.
@@ -130,8 +134,8 @@ def run_layer(
         elif weight is not None and (
             tensor.dim() == 2 or not spec.fires or all_active(spec, rule.mode, rule.level)
         ):
-            # A constant input is one product, computed and differentiated once; and where lam is dense anyway, torch's
-            # own matrix products serve the feed.
+            # A constant input is one product, computed and differentiated once; and where lam is dense
+            # anyway, torch's own matrix products serve the feed.
             tensor, weight, bias = functional.linear(tensor, weight, bias), None, None
     coefficients = neuron.coefficients.tensors()
     differentiable = torch.is_grad_enabled() and any(

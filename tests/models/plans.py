@@ -53,8 +53,9 @@ class NeuronPlan:
 class Plan:
     """A model, its input and the loop around it.
 
-    loss: what the loss reads: "spikes", "membranes", "last_membrane", "one_spike" or "hidden" (a regulariser on the
-    first layer's spikes beside the output's). cut_every: detach the states every so many steps (0: never).
+    loss: what the loss reads: "spikes", "membranes", "last_membrane", "one_spike" or "hidden" (a regulariser
+    on the first layer's spikes beside the output's). cut_every: detach the states every so many steps (0:
+    never).
     """
 
     widths: tuple[int, ...] = (7, 5, 3)

@@ -1,7 +1,9 @@
-"""Unmodified Norse models: whole sequences through SequentialState, and loops over cells with explicit states.
+"""Unmodified Norse models: whole sequences through SequentialState, and loops over cells with explicit
+states.
 
-float64 inputs and weights with `gradient="exact"`: both sides compute in float64 and agree to 1e-10 relative. Norse
-starts from float32 states and subtracts a 0-dim v_leak from them in float32, so v_leak here is a float32 number.
+float64 inputs and weights with `gradient="exact"`: both sides compute in float64 and agree to 1e-10 relative.
+Norse starts from float32 states and subtracts a 0-dim v_leak from them in float32, so v_leak here is a
+float32 number.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ reset = pytest.importorskip("norse.torch.functional.reset")
 
 @dataclass(frozen=True)
 class Plan:
-    """A stack of Linear + neuron layers, as time modules ("sequence") or as cells in a Python loop ("cells")."""
+    """A stack of Linear + neuron layers, as time modules ("sequence") or as cells in a Python loop
+    ("cells")."""
 
     style: str = "sequence"
     widths: tuple[int, ...] = (7, 6, 4)
@@ -143,7 +146,8 @@ def plans(draw: st.DrawFn) -> Plan:
 def test_random_norse_models(plan: Plan) -> None:
     stock = plan.build()
     fast = copy.deepcopy(stock)
-    # deepcopy shares the unregistered parameters of `p`; the two runs take separate gradients of the same leaves.
+    # deepcopy shares the unregistered parameters of `p`; the two runs take separate gradients of the same
+    # leaves.
     report = sparse_backend.accelerate(fast, gradient="exact")
     assert all(layer.path == "accelerated" for layer in report.layers), str(report)
     want_output, want = run(plan, stock)

@@ -1,7 +1,8 @@
 """Unmodified snnTorch models with the loops users write: stock and accelerated must agree.
 
-float64 with `gradient="exact"`: spikes equal, membranes and gradients to 1e-10 relative (sums of at most 1e5 terms with
-1e-16 rounding each). float32: 1e-4, and batch elements whose spikes differ by a borderline flip are counted apart.
+float64 with `gradient="exact"`: spikes equal, membranes and gradients to 1e-10 relative (sums of at most 1e5
+terms with 1e-16 rounding each). float32: 1e-4, and batch elements whose spikes differ by a borderline flip
+are counted apart.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ def test_upstream_surrogates_in_float32(name: str, loss: str) -> None:
 
 
 def test_float32_flips_are_borderline_and_rare() -> None:
-    """Over many nets in float32, a batch element may diverge only if its membrane came within rounding of threshold."""
+    """Over many nets in float32, a batch element may diverge only if its membrane came within rounding of
+    threshold."""
     elements = flips = 0
     for seed in range(30):
         plan = Plan(widths=(50, 40, 10), steps=40, batch=16, density=0.2, seed=seed)

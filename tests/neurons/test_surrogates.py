@@ -50,7 +50,8 @@ def test_snntorch_formula(surrogate: Surrogate, upstream: Callable[[torch.Tensor
 def test_norse_formula(surrogate: Surrogate, method: str, alpha: float) -> None:
     x = torch.linspace(-3, 3, 1201, dtype=torch.float64)
     want = slope(lambda v: threshold.threshold(v, method, torch.as_tensor(alpha)), x)
-    # Upstream's sqrt(pi) is a float32 constant, and circ is a difference of nearly equal terms far from the threshold.
+    # Upstream's sqrt(pi) is a float32 constant, and circ is a difference of nearly equal terms far from the
+    # threshold.
     torch.testing.assert_close(
         slope(surrogate, x), want, rtol=1e-6 if method == "heavi_erfc" else 1e-9, atol=1e-12
     )

@@ -1,4 +1,5 @@
-"""Random layers, and the dense autograd through the readable step that every implementation must reproduce."""
+"""Random layers, and the dense autograd through the readable step that every implementation must
+reproduce."""
 
 from __future__ import annotations
 

@@ -143,8 +143,8 @@ def test_threads_do_not_change_a_bit() -> None:
         torch.set_num_threads(threads)
         torch.manual_seed(5)
         case = Case.random(
-            SPECS[3], S.atan(2.0), steps=30, batch=13, inputs=50, width=37, density=0.05, input_gradient=False,
-            membrane_gradient=False, dtype=torch.float32,
+            SPECS[3], S.atan(2.0), steps=30, batch=13, inputs=50, width=37, density=0.05,
+            input_gradient=False, membrane_gradient=False, dtype=torch.float32,
         )  # fmt: skip
         out = case.run(GradientRule("sampled", 0.2, 77))
         found.append(case.gradients(out.dense_spikes, None, out.state))

@@ -1,4 +1,5 @@
-"""The operators as torch sees them: schemas, fakes, autograd registration, second derivatives, argument checks."""
+"""The operators as torch sees them: schemas, fakes, autograd registration, second derivatives, argument
+checks."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def test_opcheck(implementation: str, test: str, rule: str) -> None:
 def test_second_derivatives(
     implementation: str, spec: NeuronSpec, surrogate: S.Surrogate, rule: GradientRule, graded: bool
 ) -> None:
-    """A gradient penalty through two packed layers equals the same penalty through dense spikes and plain loops."""
+    """A gradient penalty through two packed layers equals the same penalty through dense spikes and plain
+    loops."""
     below = Case.random(spec, surrogate, steps=8, inputs=4, width=5, learn=graded)
     above = Case.random(spec, surrogate, steps=8, inputs=5, width=3, learn=graded)
     leaves = {f"below.{k}": v for k, v in below.leaves().items()}

@@ -1,4 +1,5 @@
-"""Sampled gradients: exact for the values that were drawn, unbiased over seeds, reproducible, within the budget."""
+"""Sampled gradients: exact for the values that were drawn, unbiased over seeds, reproducible, within the
+budget."""
 
 from __future__ import annotations
 
@@ -23,12 +24,14 @@ LEVELS = {
     S.sigmoid(10.0): 0.5,
     S.tanh(3.0): 0.5,
 }
-"""For each surrogate an s0 that keeps some entries for certain, or none (triangular has one magnitude), and draws others."""
+"""For each surrogate an s0 that keeps some entries for certain, or none (triangular has one magnitude), and
+draws others."""
 SURROGATES = list(LEVELS)
 
 
 class _Drawn(torch.autograd.Function):
-    """H(x) whose derivative at this call is a given tensor: the stock model with the very values that were drawn."""
+    """H(x) whose derivative at this call is a given tensor: the stock model with the very values that were
+    drawn."""
 
     @staticmethod
     def forward(ctx: object, x: Tensor, slope: Tensor) -> Tensor:
@@ -108,7 +111,8 @@ def test_mean_over_seeds_is_the_exact_gradient(implementation: str, surrogate: S
     error = stacked.std(0) / math.sqrt(len(draws))
     moving = error > 1e-9
     z = ((stacked.mean(0) - want) / error)[moving]
-    # For unbiased draws z is standard normal: its mean square is 1 +- sqrt(2/count), correlated entries widen that.
+    # For unbiased draws z is standard normal: its mean square is 1 +- sqrt(2/count), correlated entries widen
+    # that.
     assert moving.sum() > 20
     assert z.abs().max() < 4.5
     assert (z**2).mean() < 2.0
