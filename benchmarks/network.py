@@ -33,9 +33,10 @@ class Net(nn.Module):
         self.lifs = nn.ModuleList(snn.Leaky(beta=_BETA, spike_grad=spike_grad) for _ in self.fcs)
 
     def forward(self, x: Tensor, record_all: bool = False) -> tuple[list[Tensor], Tensor]:
-        """x `[T, B, N]` or, the same at every step, `[B, N]`.
+        """x: `[T, B, N]` or, the same at every step, `[B, N]`.
 
-        Returns: spikes `[T, B, N]`, of every layer with `record_all`, else of the last; its membrane potential.
+        Returns: spikes `[T, B, N]`, of every layer with `record_all`, else of the last; its membrane
+        potential.
         """
         mems = [lif.init_leaky() for lif in self.lifs]
         spikes: list[list[Tensor]] = [[] for _ in self.lifs]

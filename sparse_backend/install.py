@@ -115,11 +115,11 @@ def _forget(seen: dict[int, weakref.ref[nn.Module]], key: int, _: weakref.ref[nn
 
 
 _current: Installation | None = None
-_original: Callable[..., Any] | None = None  # Module.__call__ as install found it, while ours may be reached
+_original: Callable[..., Any] = nn.Module.__call__  # as the last `install` found it
+_in_chain = False  # whether ours is Module.__call__, or called by what someone put in its place since
 
 
 def _call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    assert _original is not None
     current = _current
     if current is None or id(module) in current._seen or is_accelerated(module):
         return _original(module, *args, **kwargs)
@@ -148,7 +148,7 @@ def install(
     Raises: ArgumentError, ArgumentTypeError for bad options. Under strict, the first call of a model raises
     UnsupportedLayerError if one of its layers would stay stock.
     """
-    global _current, _original
+    global _current, _original, _in_chain
     options = Options.from_environment(
         gradient=gradient, budget=budget, backward_threshold=backward_threshold, seed=seed, strict=strict
     )
@@ -158,9 +158,10 @@ def install(
         return _current
     uninstall()
     _current = Installation(options)
-    if _original is None:
+    if not _in_chain and nn.Module.__call__ is not _call:
         _original = nn.Module.__call__
         nn.Module.__call__ = _call  # type: ignore[method-assign]
+    _in_chain = True
     return _current
 
 
@@ -169,12 +170,12 @@ def uninstall() -> None:
 
     Without an installation nothing happens. Models that `accelerate` has changed stay accelerated.
     """
-    global _current, _original
+    global _current, _in_chain
     if _current is None:
         return
     if nn.Module.__call__ is _call:
         nn.Module.__call__ = _original  # type: ignore[method-assign, assignment]
-        _original = None
+        _in_chain = False
     # Otherwise someone has wrapped our function since: it stays in their chain and passes calls through.
     ended, _current = _current, None
     ended.undo()

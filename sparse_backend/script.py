@@ -33,7 +33,7 @@ def run(target: str, args: Sequence[str], *, as_module: bool = False) -> int:
         main.__package__ = spec.parent
         main.__loader__ = spec.loader
     sys.modules["__main__"] = main
-    sys.argv[:] = [path, *args]
+    sys.argv[:] = [path if as_module else target, *args]
     # `python -m sparse_backend` has put the current folder there, which is right for `-m module` alone.
     sys.path[0] = os.getcwd() if as_module else os.path.dirname(os.path.realpath(path))
     try:
@@ -50,13 +50,14 @@ def run(target: str, args: Sequence[str], *, as_module: bool = False) -> int:
 
 
 def _compile_script(path: str) -> tuple[CodeType, str, None]:
+    where = os.path.abspath(path)  # so `__file__` and tracebacks have it, while sys.argv has what was typed
     try:
-        with io.open_code(os.path.abspath(path)) as source:
+        with io.open_code(where) as source:
             text = source.read()
     except OSError as error:
         reason = f"[Errno {error.errno}] {error.strerror}"
         raise ScriptNotFoundError(f"can't open file {path!r}: {reason}") from None
-    return _compile(text, path), path, None
+    return _compile(text, where), where, None
 
 
 def _compile_module(name: str) -> tuple[CodeType, str, Any]:

@@ -123,7 +123,7 @@ def _scaled(value: float | None, scale: float) -> str:
     if value is None:
         return _NONE
     value *= scale
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
 def _percent(value: float | None) -> str:

@@ -10,6 +10,8 @@ from ..torch_private import address, copy_on_write
 __all__ = ["Capture", "Inputs", "recordable"]
 
 Slice = tuple[Tensor, int, tuple[int, ...]]
+MOST_COPIES = 512
+BYTES_OF_COPIES = 1 << 26
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
@@ -61,7 +63,18 @@ class Inputs:
     sequence is then read where it lies. The same tensor at every step is recognised as constant.
     """
 
-    __slots__ = ("_address", "_alias", "_base", "_steps", "device", "dtype", "requires_grad", "shape")
+    __slots__ = (
+        "_address",
+        "_alias",
+        "_base",
+        "_copied",
+        "_copies",
+        "_steps",
+        "device",
+        "dtype",
+        "requires_grad",
+        "shape",
+    )
 
     def __init__(self, first: Tensor, requires_grad: bool) -> None:
         self.shape = first.shape
@@ -73,6 +86,9 @@ class Inputs:
         self._base: Tensor | None = None
         self._alias: Tensor | None = None
         self._address = 0
+        # Where copied steps go, how many are there, and the tensor that the last one was taken from.
+        self._copies: Tensor | None = None
+        self._copied: tuple[int, Tensor] = (0, first)
 
     def fits(self, tensor: Tensor, requires_grad: bool) -> bool:
         return (
@@ -97,9 +113,8 @@ class Inputs:
             linked = self.requires_grad or not base.requires_grad
             self._alias = copy_on_write(base if linked else base.detach())
             if self._alias is None:
-                # numpy or another process may write between two steps, unseen: every step is copied.
                 self._base = None
-                self._steps.append(tensor.clone())
+                self._steps.append(tensor.clone() if self.requires_grad else self._copy(tensor, base))
                 return
             self._base, self._address = base, address(base)
         assert self._alias is not None
@@ -108,17 +123,31 @@ class Inputs:
         else:
             self._steps.append((self._alias, int(tensor.storage_offset()), tensor.stride()))
 
+    def _copy(self, tensor: Tensor, base: Tensor) -> Slice:
+        """Copy a step that numpy or another process may write to, unseen, before the next one.
+
+        Copies lie one behind the other, so that the sequence need not be copied again.
+        """
+        count, previous = self._copied
+        if base is previous and self._steps and torch.equal(tensor, self.step(-1)):
+            same = self._steps[-1]
+            assert not isinstance(same, Tensor)
+            return same
+        if self._copies is None or count == len(self._copies):
+            room = min(MOST_COPIES, max(1, BYTES_OF_COPIES // (tensor.numel() * tensor.element_size())))
+            self._copies = torch.empty((room, *self.shape), dtype=self.dtype, device=self.device)
+            count = 0
+        copy = self._copies[count]
+        copy.copy_(tensor)
+        self._copied = (count + 1, base)
+        return self._copies, int(copy.storage_offset()), copy.stride()
+
     def pop(self) -> Inputs:
         """Take the last step off, as inputs of its own."""
-        last = Inputs.__new__(Inputs)
-        last.shape, last.dtype, last.device, last.requires_grad = (
-            self.shape,
-            self.dtype,
-            self.device,
-            self.requires_grad,
-        )
+        last = Inputs(self._copied[1], self.requires_grad)
         last._base, last._alias, last._address = self._base, self._alias, self._address
         last._steps = [self._steps.pop()]
+        last.shape = self.shape
         return last
 
     def constant(self) -> bool:
