@@ -47,7 +47,7 @@ def read_pointer(tensor: Tensor) -> int:
     """Where the first element lies, for reading: `data_ptr()` without the copy of a copy-on-write tensor."""
     if _data_address is None:
         return tensor.data_ptr()
-    return _data_address(tensor) + tensor.storage_offset() * tensor.element_size()
+    return _data_address(tensor) + int(tensor.storage_offset()) * tensor.element_size()
 
 
 def copy_on_write(tensor: Tensor) -> Tensor | None:

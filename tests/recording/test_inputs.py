@@ -115,6 +115,32 @@ def test_memory_that_numpy_writes_to(net: Twins, x: Tensor, when: str) -> None:
     net.check(loop, x)
 
 
+@pytest.mark.parametrize("constant", [True, False])
+def test_numpys_memory_is_copied_once(
+    net: Twins, x: Tensor, constant: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparse_backend.recording import execute
+
+    sources: list[Tensor] = []
+    original = execute.run_layer
+
+    def watched(source: object, *args: object, **kwargs: object) -> object:
+        if isinstance(source, Tensor):
+            sources.append(source)
+        return original(source, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(execute, "run_layer", watched)
+
+    def loop(model: Net, x: Tensor) -> Tensor:
+        frames = torch.from_numpy(x.numpy().copy())
+        return torch.stack(record(model, frames[:1].expand(x.shape) if constant else frames).mem2)
+
+    net.check(loop, x)
+    (source,) = sources
+    assert source.dim() == (2 if constant else 3) and source.is_contiguous()
+    assert constant or source.untyped_storage().nbytes() > 2 * source.nbytes
+
+
 def test_slices_of_a_sequence_that_requires_grad(net: Twins, x: Tensor) -> None:
     def loop(model: Net, x: Tensor) -> list[Tensor]:
         frames = list((x * 2).unbind(0))

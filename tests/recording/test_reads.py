@@ -22,7 +22,7 @@ from .conftest import BATCH, OUTPUTS, STEPS, Net, Twins, record
 READS: dict[str, Callable[[Tensor], Any]] = {
     "item": lambda d: d.sum().item(),
     "item of an entry": lambda d: d[0, 0].item(),
-    "float": lambda d: float(d[1, 1]),
+    "float": lambda d: float(d[1, 1].detach()),
     "bool": lambda d: bool((d > 0.1).any()),
     "len": len,
     "iter": lambda d: [row.sum() for row in d],
@@ -35,7 +35,7 @@ READS: dict[str, Callable[[Tensor], Any]] = {
     "format": lambda d: f"{d[0, 0]:.3f} {d.mean():.2f}",
     "tolist": lambda d: d.tolist(),
     "numpy": lambda d: d.detach().numpy().copy(),
-    "array": lambda d: np.array(d.detach()),
+    "array": lambda d: np.asarray(d.detach()).copy(),
     "array of a list": lambda d: np.stack([np.asarray(v) for v in d.detach()]),
     "to": lambda d: d.to(torch.float64),
     "to same": lambda d: d.to("cpu"),
