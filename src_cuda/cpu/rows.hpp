@@ -82,11 +82,12 @@ SB_INLINE void gather_current(Real* SB_RESTRICT sum, const LayerView<Real>& laye
     if (layer.bias) add_row(sum, layer.bias, n);
 }
 
-template <class Vector, class Half>
-SB_INLINE void fold(const Vector& whole, Half& sum) {
+// Adds the two halves of a vector twice as long as Half, which need not be aligned.
+template <class Half>
+SB_INLINE void fold(const void* whole, Half& sum) {
     Half high;
-    __builtin_memcpy(&sum, &whole, sizeof(Half));
-    __builtin_memcpy(&high, (const char*)&whole + sizeof(Half), sizeof(Half));
+    __builtin_memcpy(&sum, whole, sizeof(Half));
+    __builtin_memcpy(&high, (const char*)whole + sizeof(Half), sizeof(Half));
     sum += high;
 }
 
@@ -107,10 +108,10 @@ SB_INLINE void dot4(const Real* a, const Real* const rows[4], int64_t n, Real ou
         if constexpr (lanes == 16) {
             typedef Real Half __attribute__((vector_size(8 * sizeof(Real))));
             Half half;
-            fold(sum[k], half);
-            fold(half, quad);
+            fold(&sum[k], half);
+            fold(&half, quad);
         } else {
-            fold(sum[k], quad);
+            fold(&sum[k], quad);
         }
         out[k] = (quad[0] + quad[2]) + (quad[1] + quad[3]);
     }

@@ -43,7 +43,7 @@ def test_threads_do_not_change_a_bit(dtype: torch.dtype) -> None:
         # More batch elements than slots, so that slots cover several.
         case = cases.make_case(seed, structure, dtype=dtype, rule="sampled", shape=(11, 37, 33))
         one = everything(case, 1)
-        for threads in (2, 3, 64):
+        for threads in (2, 3, 7):
             many = everything(case, threads)
             for name, value in one.items():
                 assert torch.equal(value, many[name]), (structure, threads, name)
