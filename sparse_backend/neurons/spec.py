@@ -91,7 +91,8 @@ class NeuronSpec:
         """A canonical string for operator schemas; `decode` is its inverse."""
         surrogate = self.surrogate
         numbers = ",".join(value.hex() for value in (*surrogate.params, surrogate.window))
-        return f"{self.integrator}/{self.poles}/{self.pre}/{self.post}/{int(self.fires)}/{surrogate.kind}:{numbers}"
+        structure = f"{self.integrator}/{self.poles}/{self.pre}/{self.post}/{int(self.fires)}"
+        return f"{structure}/{surrogate.kind}:{numbers}"
 
 
 @functools.lru_cache(maxsize=256)

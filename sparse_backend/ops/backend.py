@@ -41,8 +41,8 @@ def _warn_once(cause: str) -> None:
         _warned = True
         warnings.warn(
             "sparse_backend runs without its native kernels, correct but slow: the module "
-            f"sparse_backend._cpu is missing ({cause}). Install a C++ compiler and reinstall the package to build it; "
-            "`python -m sparse_backend doctor` says more.",
+            f"sparse_backend._cpu is missing ({cause}). Install a C++ compiler and reinstall the package to "
+            "build it; `python -m sparse_backend doctor` says more.",
             RuntimeWarning,
             stacklevel=2,
         )
