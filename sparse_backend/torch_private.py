@@ -17,6 +17,8 @@ __all__ = [
     "address",
     "below_autograd",
     "copy_on_write",
+    "has_backward_hooks",
+    "has_global_hooks",
     "in_clean_thread",
     "invisible_to_dynamo",
     "lazy_clone",
@@ -24,6 +26,7 @@ __all__ = [
     "patch_function_apply",
     "read_pointer",
     "wrap",
+    "writes",
 ]
 
 R = TypeVar("R")
@@ -129,6 +132,23 @@ def in_clean_thread(function: Callable[[], R], grad: bool, inference: bool) -> R
 
     with ThreadPoolExecutor(1, thread_name_prefix="sparse_backend-flush") as pool:
         return pool.submit(body).result()
+
+
+def has_backward_hooks(module: torch.nn.Module) -> bool:
+    """Whether hooks of this module wait for the gradient of a single call."""
+    return bool(module._backward_hooks or module._backward_pre_hooks)
+
+
+def has_global_hooks() -> bool:
+    """Whether hooks are registered for all modules. Fallback: yes, so that nothing is deferred."""
+    check = getattr(torch.nn.modules.module, "_has_any_global_hook", None)
+    return True if check is None else bool(check())
+
+
+def writes(function: Any) -> bool:
+    """Whether an operator, as `__torch_dispatch__` receives it, writes to an argument. Fallback: yes."""
+    schema = getattr(function, "_schema", None)
+    return True if schema is None else bool(schema.is_mutable)
 
 
 def below_autograd() -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .deferred import Deferred
-from .slow_path import metadata
+from .place import metadata
 
 __all__ = ["ANSWERS"]
 

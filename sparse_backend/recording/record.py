@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..torch_private import modes_matter
+from ..torch_private import has_backward_hooks, modes_matter
+from .begin import record_new_feed, record_new_sequence, record_new_step
 from .capture import Inputs
 from .deferred import Deferred
 from .layer import Layer
 from .neuron_stream import NeuronStream
 from .segment import same_modes, thread
-from .slow_path import record_new_feed, record_new_sequence, record_new_step
 from .stream import FeedStream
 
 __all__ = ["record_feed", "record_sequence", "record_step"]
@@ -27,7 +27,7 @@ def record_feed(module: nn.Linear, input: Tensor) -> Tensor:
                 if (
                     type(stream) is FeedStream
                     and stream.count == input._step
-                    and not (stream.whole or module._backward_hooks or module._backward_pre_hooks)
+                    and not (stream.whole or has_backward_hooks(module))
                     and stream.unchanged(module)
                     and not modes_matter()
                 ):
@@ -41,7 +41,7 @@ def record_feed(module: nn.Linear, input: Tensor) -> Tensor:
                 and stream.count < segment.limit
                 and isinstance(stream.source, Inputs)
                 and stream.source.fits(input, segment.grad and input.requires_grad)
-                and not (stream.whole or module._backward_hooks or module._backward_pre_hooks)
+                and not (stream.whole or has_backward_hooks(module))
                 and stream.unchanged(module)
                 and not modes_matter()
             ):
@@ -68,7 +68,7 @@ def record_step(
                 type(stream) is NeuronStream
                 and stream.count == input._step
                 and stream.follows(state)
-                and not (module._backward_hooks or module._backward_pre_hooks)
+                and not has_backward_hooks(module)
                 and stream.use.unchanged(module, layer)
                 and not modes_matter()
             ):

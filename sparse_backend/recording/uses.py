@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DeferredEscapeError
+from ..torch_private import writes
 from .deferred import Deferred, escapes
 from .materialise import executed, resolve, resolve_all
 from .metadata import ANSWERS
@@ -97,7 +98,6 @@ def _link_of_computed(func: Any, tensor: Deferred, args: tuple[Any, ...], kwargs
 
 
 def _autograd_grad(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    outputs = args[0] if args else kwargs.get("outputs")
     inputs = args[1] if len(args) > 1 else kwargs.get("inputs")
     for tensor in (inputs,) if isinstance(inputs, Tensor) else tuple(inputs or ()):
         if type(tensor) is Deferred and not _exact(tensor):
@@ -105,7 +105,6 @@ def _autograd_grad(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
                 executed(tensor, "used by torch.autograd.grad", stepwise=True)
             if not _exact(tensor):
                 _link_of_computed(torch.autograd.grad, tensor, args, kwargs)
-    del outputs
     return _compute(torch.autograd.grad, None, args, kwargs)
 
 
@@ -115,7 +114,7 @@ def _torch_dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     The value is right; its place in the graph is that of `deferred._Link`, which refuses a gradient.
     """
     name = str(func)
-    if func._schema.is_mutable:
+    if writes(func):
         raise DeferredEscapeError(
             f"{name} writes to a recorded tensor by a way that passes by __torch_function__. Hand over the "
             "computed tensor: sparse_backend.recording.resolve(x), or x.clone()."

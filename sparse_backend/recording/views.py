@@ -12,8 +12,8 @@ from torch import Tensor
 from ..ops.sequence import PackedSpikes
 from ..torch_private import modes_matter
 from .deferred import Deferred, make_cut
+from .place import metadata, place_for
 from .segment import current, locate
-from .slow_path import metadata, place_for
 from .stream import MapStream
 
 __all__ = ["VIEWS", "detached"]

@@ -1,131 +1,31 @@
-"""Recording a call that is not the next step of a known stream: a new stream, a new segment, or nothing."""
+"""Recording a call that is not simply the next step of a known stream: mostly, a new stream begins."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import SparseBackendError
-from ..torch_private import modes_matter, patch_function_apply
-from . import backoff
+from ..torch_private import has_backward_hooks, has_global_hooks, modes_matter
 from .capture import Capture, Inputs, recordable
 from .deferred import Deferred
-from .execute import execute
 from .layer import Layer
 from .materialise import resolve
 from .neuron_stream import NeuronStream, NeuronUse
-from .segment import Segment, current, hand_over, locate, same_modes, start
-from .stream import FeedStream, Source, Stream, source_key
+from .place import Place, metadata, open_segment, place_for, restart
+from .segment import locate
+from .stream import FeedStream, Source, Stream
 
-__all__ = ["place_for", "record_new_feed", "record_new_sequence", "record_new_step"]
-
-
-class Place(NamedTuple):
-    """Where a call belongs: the stream it continues (None: a new one), and the input of that step.
-
-    tensor: the input, real or an open step of `segment`.
-    """
-
-    segment: Segment
-    tensor: Tensor
-    stream: Stream | None
+__all__ = ["record_new_feed", "record_new_sequence", "record_new_step"]
 
 
 def _deferrable(module: nn.Module) -> bool:
     """Whether a call of `module` may be put off."""
     return not (
-        module._backward_hooks
-        or module._backward_pre_hooks
-        or torch.nn.modules.module._has_any_global_hook()
-        or torch.compiler.is_compiling()
-        or modes_matter()
+        has_backward_hooks(module) or has_global_hooks() or torch.compiler.is_compiling() or modes_matter()
     )
-
-
-def _segment() -> Segment | None:
-    """The open segment, if it was begun under the present modes; else a new one, unless recording pauses."""
-    segment = current()
-    grad = torch.is_grad_enabled()
-    if segment is not None:
-        if same_modes(segment):
-            return segment
-        execute(segment, "the gradient mode changed")
-    if backoff.paused(grad):
-        return None
-    patch_function_apply(resolve)
-    return start(Segment())
-
-
-def place_for(identity: object, tensor: Tensor, repeatable: bool = False) -> Place | None:
-    """The place of a call on `tensor` by the module or operation `identity`; None if it cannot be recorded.
-
-    repeatable: a stateless call, of which a second one on the same step is no new step.
-    """
-    if type(tensor) is Deferred:
-        place = _place_on_deferred(identity, tensor, repeatable)
-        if place is not None:
-            return place
-        tensor = resolve(tensor, "a recorded value was used out of step")
-    if not recordable(tensor):
-        return None
-    segment = _segment()
-    if segment is None or (tensor.is_inference() and not segment.inference):
-        return None
-    stream = segment.entries.get(identity)
-    if stream is not None and not stream.whole:
-        fits = cast(Inputs, stream.source).fits(tensor, segment.grad and tensor.requires_grad)
-        if fits and stream.count < segment.limit:
-            return Place(segment, tensor, stream)
-        execute(
-            segment, "the recording became long" if fits else "an input of another shape or kind was given"
-        )
-        segment = _segment()
-        if segment is None:
-            return None
-    return Place(segment, tensor, None)
-
-
-def _place_on_deferred(identity: object, tensor: Deferred, repeatable: bool) -> Place | None:
-    source = locate(tensor)
-    if source is None or source.segment is None:
-        return None
-    segment = current()
-    if source.segment is not segment or segment is None or _segment() is not segment:
-        return None
-    stream = source.children.get(source_key(identity, tensor._slot, tensor._cut))
-    step = tensor._step
-    if stream is None:
-        return Place(segment, tensor, None) if step == 0 else None
-    if stream.count == step or (repeatable and stream.count == step + 1):
-        return Place(segment, tensor, stream)
-    if stream.count < step:
-        fresh = carry_over(segment, tensor, "a module was not used at every step")
-        if fresh is not None:
-            return Place(fresh, tensor, None)
-    return None
-
-
-def carry_over(segment: Segment, tensor: Tensor, reason: str) -> Segment | None:
-    """Execute a segment, but for the time step that `tensor` belongs to: that begins the segment returned.
-
-    None if there is no such step, or it cannot be told apart; the segment has then been executed as it is.
-    """
-    with segment.lock:
-        moving = None
-        if type(tensor) is Deferred and locate(tensor) is not None and tensor._source.segment is segment:  # type: ignore[union-attr]
-            moving = segment.unfinished_step(tensor)
-        if not moving or backoff.pausing(segment.grad):
-            execute(segment, reason)
-            return None
-        fresh, pairs = segment.carry_over(moving)
-        execute(segment, reason)
-    for old, new in pairs:
-        hand_over(old, new)
-    if type(tensor) is Deferred:
-        locate(tensor)
-    return start(fresh)
 
 
 def _source(place: Place) -> tuple[Source, bool]:
@@ -138,15 +38,6 @@ def _source(place: Place) -> tuple[Source, bool]:
     inputs = Inputs(tensor, requires_grad)
     inputs.append(tensor)
     return inputs, requires_grad
-
-
-def metadata(tensor: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
-    """Shape, dtype and device of a real or deferred tensor."""
-    if type(tensor) is Deferred:
-        stream = locate(tensor)
-        if stream is not None:
-            return stream.shapes[tensor._slot], stream.dtypes[tensor._slot], stream.device
-    return tensor.shape, tensor.dtype, tensor.device
 
 
 def record_new_feed(module: nn.Linear, input: Tensor) -> Any:
@@ -176,7 +67,7 @@ def record_new_feed(module: nn.Linear, input: Tensor) -> Any:
     if place is None:
         return NotImplemented
     if place.stream is not None and not cast(FeedStream, place.stream).unchanged(module):
-        place = _restart(place, "a parameter was changed")
+        place = restart(place, "a parameter was changed")
         if place is None:
             return NotImplemented
     segment, tensor, stream = place
@@ -199,17 +90,6 @@ def record_new_feed(module: nn.Linear, input: Tensor) -> Any:
         else:
             cast(Inputs, stream.source).append(tensor)
         return stream.advance()
-
-
-def _restart(place: Place, reason: str) -> Place | None:
-    """The place of a call that cannot continue its stream: the first step of a new one."""
-    fresh = carry_over(place.segment, place.tensor, reason)
-    tensor = place.tensor
-    if fresh is not None:
-        return Place(fresh, tensor, None)
-    tensor = resolve(tensor)
-    segment = _segment()
-    return None if segment is None or not recordable(tensor) else Place(segment, tensor, None)
 
 
 def _pending(value: Tensor) -> bool:
@@ -239,11 +119,11 @@ def record_new_step(module: nn.Module, layer: Layer, input: Tensor, state: tuple
                 if type(place.tensor) is not Deferred:
                     cast(Inputs, stream.source).append(place.tensor)
                 return stream.advance_neuron(cast(Deferred, cast(tuple[Tensor, ...], state)[0])._cut)
-        place = _restart(
+        place = restart(
             place, "a neuron's options or parameters were changed" if follows else "a state was set anew"
         )
     elif pending:
-        place = _restart(place, "a state came from another stream")
+        place = restart(place, "a state came from another stream")
     if place is None:
         return NotImplemented
     settled = None if state is None else tuple(resolve(value) for value in state)
@@ -277,13 +157,13 @@ def record_new_sequence(
             source is not None
             and source.segment is not None
             and source.count == 1
-            and source.segment is _segment()
+            and source.segment is open_segment()
         ):
             place = Place(source.segment, input, None)
         else:
             input = resolve(input, "a recorded value was used out of step")
     if place is None:
-        segment = _segment() if recordable(input) else None
+        segment = open_segment() if recordable(input) else None
         if segment is None or (input.is_inference() and not segment.inference):
             return NotImplemented
         place = Place(segment, input, None)

@@ -1,0 +1,123 @@
+"""Each private torch API has a fallback that changes no result; what the package assumes of torch is so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparse_backend import recording, torch_private
+from sparse_backend.errors import DeferredEscapeError
+
+from .conftest import BATCH, INPUTS, STEPS, Net, Twins, record, start, step
+from .test_escapes import Scale
+
+
+def buffers_reused(model: Net, x: Tensor) -> list[Tensor]:
+    buffer = torch.empty(BATCH, INPUTS)
+    mem1, mem2 = start(model)
+    out = []
+    with torch.no_grad():
+        for t in range(STEPS):
+            buffer.copy_(x[t])
+            if t == 6:
+                model.fc2.weight.mul_(0.5)
+                model.lif2.threshold.mul_(0.9)
+            _, mem1, _, mem2 = step(model, buffer, mem1, mem2)
+            out.append(mem2)
+        model.fc1.weight.zero_()
+        return [torch.stack(out)]
+
+
+def test_without_copy_on_write(net: Twins, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_private, "_lazy_clone", None)
+    assert torch_private.copy_on_write(x) is None
+    net.check(lambda m, x: m(x), x)
+    net.check(lambda m, x: m(x), x.clone().requires_grad_())
+    net.check(buffers_reused, x, backward=False)
+
+
+def test_with_copy_on_write(net: Twins, x: Tensor) -> None:
+    assert torch_private.copy_on_write(x) is not None
+    net.check(buffers_reused, x, backward=False)
+
+
+def test_an_alias_keeps_todays_values_and_tells_of_a_write() -> None:
+    tensor = torch.arange(6.0)
+    before = torch_private.address(tensor)
+    alias = torch_private.copy_on_write(tensor)
+    assert alias is not None
+    assert torch_private.address(alias) == before == torch_private.address(tensor)
+    tensor.data.add_(1)
+    assert torch_private.address(tensor) != before == torch_private.address(alias)
+    assert torch.equal(alias, torch.arange(6.0)) and torch.equal(tensor, torch.arange(6.0) + 1)
+
+
+def test_memory_that_others_write_to_is_not_aliased() -> None:
+    seen_by_numpy = torch.zeros(3)
+    seen_by_numpy.numpy()
+    shared = torch.zeros(3).share_memory_()
+    for tensor in (seen_by_numpy, shared, torch.from_numpy(torch.zeros(3).numpy())):
+        assert torch_private.copy_on_write(tensor) is None
+        assert torch_private.lazy_clone(tensor).data_ptr() != tensor.data_ptr()
+
+
+def test_without_the_patch_of_function_apply_no_gradient_is_lost(
+    net: Twins, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._functorch import utils
+
+    plain = net.fast
+    record(plain, x)
+    monkeypatch.setattr(utils, "unwrap_dead_wrappers", lambda args: args)
+    result = Scale.apply(record(plain, x).mem2[3], 2.0)
+    assert result.requires_grad
+    with pytest.raises(DeferredEscapeError, match="resolve"):
+        result.sum().backward()
+
+
+@pytest.mark.parametrize(
+    "missing", ["_function_modes", "_dispatch_modes", "_functorch", "_autocast", "_tracing", "_saved_hooks"]
+)
+def test_a_mode_that_cannot_be_asked_for_stops_the_recording(
+    net: Twins, x: Tensor, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: Any) -> bool:
+        return True
+
+    monkeypatch.setattr(torch_private, missing, unknown)
+    monkeypatch.setattr(torch_private, "_only_device_modes", lambda: False)
+    assert torch_private.modes_matter()
+    kept = record(net.fast, x)
+    assert not recording.is_deferred(kept.mem2[3])
+
+
+def test_a_fresh_thread_has_no_modes_and_raises_what_was_raised() -> None:
+    with torch.no_grad(), torch.autocast("cpu"):
+        seen = torch_private.in_clean_thread(
+            lambda: (torch.is_grad_enabled(), torch_private.modes_matter()), grad=True, inference=False
+        )
+        assert seen == (True, False) and torch_private.modes_matter()
+
+    def broken() -> None:
+        raise KeyError("inside")
+
+    with pytest.raises(KeyError, match="inside"):
+        torch_private.in_clean_thread(broken, grad=True, inference=False)
+
+
+def test_below_autograd_is_noticed() -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen: list[bool] = []
+
+    class Look(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(torch_private.below_autograd())
+            return func(*args, **(kwargs or {}))
+
+    with Look():
+        torch.ones(2) + 1
+    assert all(seen) and seen and not torch_private.below_autograd()
