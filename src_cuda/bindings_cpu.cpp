@@ -54,6 +54,7 @@ void bind_gradients(py::module_& m) {
     FIELD(low_ptr), FIELD(low_idx), FIELD(d_low), FIELD(d_weight), FIELD(d_bias);
     FIELD(d_current), FIELD(d_current_stride_t), FIELD(d_current_stride_b), FIELD(d_current_sum);
     FIELD(d_membrane), FIELD(d_gain), FIELD(d_synapse), FIELD(d_leak), FIELD(d_threshold), FIELD(d_reset);
+    FIELD(form), FIELD(x), FIELD(x_stride_t), FIELD(x_stride_b);
     FIELD(d_graded), FIELD(d_m0), FIELD(d_i0);
 #undef FIELD
     m.def("gradients", [](const py::kwargs& fields) { return from_keywords<Gradients>(fields); });

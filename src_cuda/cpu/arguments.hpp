@@ -95,15 +95,29 @@ struct GradientView {
     Real* d_current_sum;  // [B, N]
     Real *d_m0, *d_i0;    // [B, N]
     bool want_weight, want_bias;
+    bool trace;             // dW in trace form
+    Strided<const Real> x;  // dense input of the trace form; absent: the layer's input events
     bool want_membrane, want_gain, want_synapse, want_leak, want_threshold, want_reset, want_graded;
 };
 
 // Sums of one slot (a fixed range of the batch), added up in slot order by the driver.
 template <class Real>
 struct SlotSums {
-    Real* weight_t;  // [inputs, padded] or null
+    Real* weight_t;  // [inputs, padded], or [width, inputs padded to 16] in trace form, or null
     Real* bias;      // padded rows from here on
     Real *membrane, *gain, *synapse, *leak, *threshold, *reset, *graded;
+};
+
+// One thread's scratch for the trace form: the innovations of one batch element and the filtered input.
+template <class Real>
+struct TraceScratch {
+    int64_t inputs;        // padded to 16
+    int64_t *begin, *end;  // [T], ranges of idx and q
+    int32_t* idx;          // [T * padded]
+    Real* q;               // [T * padded]
+    int64_t count;
+    Real* difference;     // padded row of neurons
+    Real *inner, *outer;  // padded rows of inputs
 };
 
 // One thread's scratch for the reverse scans; padded rows unless said otherwise.
@@ -120,6 +134,8 @@ struct ReverseScratch {
     Real *u, *m, *i_new;
     Real* sigma;  // [T, padded] when sampled, else one row
     ForwardCursor<Real> forward;
+    Real* plain;  // mu if nothing happened at this step
+    TraceScratch<Real> trace;
 };
 
 // The kernels of one instruction set and one precision.

@@ -20,7 +20,13 @@ bool is_list(const Layer& layer, int64_t ptr, int64_t idx) {
 }
 
 void check_gradients(const Layer& layer, const Gradients& g, bool dense) {
-    require(!g.d_weight || layer.in_ptr,
+    const bool trace = g.form == weight_trace;
+    require(g.form >= weight_auto && g.form <= weight_trace, "form: must be 0 (auto), 1 (spike) or 2 (trace)");
+    require(!trace || !(layer.membrane.per_neuron || layer.gain.per_neuron || layer.synapse.per_neuron),
+            "form=2: the trace form needs scalar membrane, gain and synapse");
+    require(!g.x || (trace && !dense), "x: only the trace form of the sparse scan reads a dense input");
+    require(!g.x || layer.inputs > 0, "inputs: must be positive");
+    require(!g.d_weight || layer.in_ptr || g.x,
             "d_weight: needs the input as events; with a dense input take d_current and multiply outside");
     require(!g.d_low || (is_list(layer, g.low_ptr, g.low_idx) && layer.weight_t),
             "d_low: needs low_ptr, low_idx and weight_t");
@@ -67,6 +73,7 @@ GradientView<Real> gradient_view(const Gradients& g) {
     view.d_i0 = writable<Real>(g.d_i0);
     view.want_weight = g.d_weight;
     view.want_bias = g.d_bias;
+    view.x = {address<Real>(g.x), g.x_stride_t, g.x_stride_b};
     view.want_membrane = g.d_membrane;
     view.want_gain = g.d_gain;
     view.want_synapse = g.d_synapse;
@@ -77,12 +84,26 @@ GradientView<Real> gradient_view(const Gradients& g) {
     return view;
 }
 
-// A slot costs clearing and adding up one dW; it has to be paid for by the events it takes.
+// Innovations are sparse only where no gradient reaches every membrane.
+bool uses_trace(const Gradients& g, bool dense) {
+    return g.d_weight && g.form == weight_trace && !dense && (g.x || !g.g_membrane);
+}
+
+// A slot costs clearing and adding up one dW; it has to be paid for by the rows that it takes.
 template <class Real>
-int64_t slot_count(const LayerView<Real>& view, bool want_weight) {
-    if (!want_weight) return std::min<int64_t>(view.batch, 16);
-    const int64_t events = view.input.ptr[view.batch * view.steps];
-    return std::min(view.batch, std::clamp<int64_t>(events / (48 * view.inputs), 4, 64));
+int64_t slot_count(const LayerView<Real>& view, const GradientView<Real>& grads) {
+    if (!grads.want_weight) return std::min<int64_t>(view.batch, 16);
+    const int64_t rows = view.batch * view.steps;
+    const int64_t work = grads.trace ? rows + (grads.active.ptr ? grads.active.ptr[rows] : 0) : view.input.ptr[rows];
+    const int64_t size = grads.trace ? view.width : view.inputs;
+    return std::min(view.batch, std::clamp<int64_t>(work / (48 * size), 4, 64));
+}
+
+// Entries of one slot's dW.
+template <class Real>
+int64_t weight_size(const LayerView<Real>& view, const GradientView<Real>& grads) {
+    if (!grads.want_weight) return 0;
+    return grads.trace ? view.width * padded_width(view.inputs) : view.inputs * view.padded;
 }
 
 // The sums of all slots; row k of a slot's small sums belongs to output k of small_outputs.
@@ -91,10 +112,10 @@ class Slots {
   public:
     static constexpr int small = 8;
 
-    Slots(const LayerView<Real>& view, int64_t count, bool want_weight)
+    Slots(const LayerView<Real>& view, int64_t count, int64_t weight_size)
         : count_(count),
           padded_(view.padded),
-          weight_size_(want_weight ? view.inputs * view.padded : 0),
+          weight_size_(weight_size),
           rows_(count * small, view.padded),
           weights_(count * weight_size_),
           first_row_(rows_.take(0)) {}
@@ -130,17 +151,22 @@ class Slots {
     Real* first_row_;
 };
 
+// Adds the slots up into the first and writes it as d_weight [N, n_in].
 template <class Real>
-void write_weight(const LayerView<Real>& view, const Slots<Real>& slots, Real* d_weight, int64_t threads) {
+void write_weight(const LayerView<Real>& view, const Slots<Real>& slots, bool trace, Real* d_weight, int64_t threads) {
     constexpr int64_t block = 32;
-    const int64_t n = view.padded, blocks = (view.inputs + block - 1) / block;
+    const int64_t count = trace ? view.width : view.inputs, stride = trace ? padded_width(view.inputs) : view.padded;
+    const int64_t blocks = (count + block - 1) / block;
     const Kernels<Real>& kernel = kernels_for<Real>();
 #pragma omp parallel for schedule(static) num_threads(int(threads))
     for (int64_t k = 0; k < blocks; ++k) {
-        const int64_t from = k * block, rows = std::min(block, view.inputs - from);
-        Real* sum = slots.weight(0) + from * n;
-        for (int64_t s = 1; s < slots.count(); ++s) kernel.add_rows(sum, slots.weight(s) + from * n, rows * n);
-        kernel.transpose(sum, n, rows, view.width, d_weight + from, view.inputs, rows);
+        const int64_t from = k * block, rows = std::min(block, count - from);
+        Real* sum = slots.weight(0) + from * stride;
+        for (int64_t s = 1; s < slots.count(); ++s)
+            kernel.add_rows(sum, slots.weight(s) + from * stride, rows * stride);
+        if (!trace) kernel.transpose(sum, stride, rows, view.width, d_weight + from, view.inputs, rows);
+        for (int64_t r = 0; trace && r < rows; ++r)
+            std::copy(sum + r * stride, sum + r * stride + view.inputs, d_weight + (from + r) * view.inputs);
     }
 }
 
@@ -150,8 +176,9 @@ void backward_typed(const Layer& layer, const Gradients& gradients, bool dense) 
     const LayerView<Real>& view = typed.view;
     if (dense) check_input(layer);
     check_gradients(layer, gradients, dense);
-    const GradientView<Real> grads = gradient_view<Real>(gradients);
-    const Slots<Real> slots(view, slot_count(view, grads.want_weight), grads.want_weight);
+    GradientView<Real> grads = gradient_view<Real>(gradients);
+    grads.trace = uses_trace(gradients, dense);
+    const Slots<Real> slots(view, slot_count(view, grads), weight_size(view, grads));
     const Kernels<Real>& kernel = kernels_for<Real>();
     const auto reverse = dense ? kernel.dense_reverse : kernel.sparse_reverse;
     const int64_t threads = std::min(layer.threads, slots.count());
@@ -166,7 +193,7 @@ void backward_typed(const Layer& layer, const Gradients& gradients, bool dense) 
                 reverse(view, grads, slots.slot(s), memory.scratch, b);
         });
     errors.rethrow();
-    if (grads.want_weight) write_weight(view, slots, writable<Real>(gradients.d_weight), layer.threads);
+    if (grads.want_weight) write_weight(view, slots, grads.trace, writable<Real>(gradients.d_weight), layer.threads);
     const int64_t outputs[Slots<Real>::small] = {gradients.d_bias,    gradients.d_membrane, gradients.d_gain,
                                                  gradients.d_synapse, gradients.d_leak,     gradients.d_threshold,
                                                  gradients.d_reset,   gradients.d_graded};

@@ -13,6 +13,9 @@ namespace sparse_backend {
 
 constexpr int64_t padded_width(int64_t n) { return (n + 15) / 16 * 16; }
 
+// How d_weight is computed: automatic is the spike form.
+enum WeightForm : int { weight_auto = 0, weight_spike = 1, weight_trace = 2 };
+
 struct Gradients {
     int64_t active_ptr = 0, active_idx = 0, active_u = 0, active_carriers = 0;
     int64_t spike_ptr = 0, spike_idx = 0, reset_ptr = 0, reset_idx = 0;
@@ -20,6 +23,8 @@ struct Gradients {
     int64_t g_membrane = 0, g_membrane_stride_t = 0, g_membrane_stride_b = 0, g_m_last = 0, g_i_last = 0;
     int64_t low_ptr = 0, low_idx = 0, d_low = 0;
     int64_t d_weight = 0, d_bias = 0, d_current = 0, d_current_stride_t = 0, d_current_stride_b = 0;
+    int form = weight_auto;                         // of d_weight
+    int64_t x = 0, x_stride_t = 0, x_stride_b = 0;  // dense input, for the trace form
     int64_t d_current_sum = 0, d_m0 = 0, d_i0 = 0;
     int64_t d_membrane = 0, d_gain = 0, d_synapse = 0, d_leak = 0, d_threshold = 0, d_reset = 0, d_graded = 0;
 };

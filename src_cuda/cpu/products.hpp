@@ -44,7 +44,7 @@ void add_products(const LayerView<Real>& layer, const GradientView<Real>& grads,
                   ReverseScratch<Real>& scratch, int64_t b, int64_t t, const Real* lambda) {
     const int64_t n = layer.padded, row = b * layer.steps + t;
     if (grads.want_bias) add_row(sums.bias, lambda, n);
-    if (grads.want_weight) scatter_weight(layer, sums.weight_t, row, lambda);
+    if (grads.want_weight && !grads.trace) scatter_weight(layer, sums.weight_t, row, lambda);
     if (grads.low.ptr) sample_input_gradient(layer, grads, row, lambda);
     if (grads.d_current.data)
         store_row(grads.d_current.data + t * grads.d_current.stride_t + b * grads.d_current.stride_b, lambda,

@@ -36,20 +36,21 @@ class ReverseMemory {
   public:
     ReverseMemory(const LayerView<Real>& view, const GradientView<Real>& grads, const Real* decay, bool dense)
         : forward_(view),
-          rows_(13, view.padded),
+          rows_(15, view.padded),
           entries_(2 * largest_element(view, grads)),
           first_reset_(view.padded),
           scratch() {
         scratch.decay = const_cast<Real*>(decay);
         for (Real** row : {&scratch.mu, &scratch.carry, &scratch.lambda, &scratch.eta, &scratch.l, &scratch.spike,
                            &scratch.g_z, &scratch.g_m, &scratch.g_i, &scratch.current_sum, &scratch.spiked_l,
-                           &scratch.reset_l, &scratch.entry_add})
+                           &scratch.reset_l, &scratch.entry_add, &scratch.plain, &scratch.trace.difference})
             *row = rows_.take();
         scratch.entry_threshold = entries_.get();
         scratch.entry_sigma = entries_.get() + largest_element(view, grads);
         scratch.first_reset = first_reset_.get();
         scratch.forward = forward_.cursor;
         if (dense) lay_trajectory(view, grads);
+        if (grads.trace) lay_trace(view);
     }
 
   private:
@@ -73,11 +74,28 @@ class ReverseMemory {
         scratch.sigma = next + size;
     }
 
+    void lay_trace(const LayerView<Real>& view) {
+        TraceScratch<Real>& trace = scratch.trace;
+        const int64_t entries = view.steps * view.padded + 16;  // appended in whole vectors
+        trace.inputs = padded_width(view.inputs);
+        trace_ranges_.reserve(2 * view.steps);
+        trace_idx_.reserve(entries);
+        trace_q_.reserve(entries + 2 * trace.inputs);
+        trace.begin = trace_ranges_.get();
+        trace.end = trace.begin + view.steps;
+        trace.idx = trace_idx_.get();
+        trace.q = trace_q_.get();
+        trace.inner = trace.q + entries;
+        trace.outer = trace.inner + trace.inputs;
+    }
+
     ForwardScratch<Real> forward_;
     Rows<Real> rows_;
     Buffer<Real> entries_;
     Buffer<int32_t> first_reset_;
-    Buffer<Real> trajectory_;
+    Buffer<Real> trajectory_, trace_q_;
+    Buffer<int32_t> trace_idx_;
+    Buffer<int64_t> trace_ranges_;
 
   public:
     ReverseScratch<Real> scratch;

@@ -7,6 +7,7 @@
 
 #include "neuron_scan.hpp"
 #include "products.hpp"
+#include "trace.hpp"
 
 namespace sparse_backend {
 namespace SPARSE_BACKEND_VARIANT {
@@ -137,12 +138,14 @@ void membrane_adjoint(const LayerView<Real>& layer, const GradientView<Real>& gr
     const Real *SB_RESTRICT mu = scratch.mu, *SB_RESTRICT decay = scratch.decay;
     if (alive) {
         for (int64_t j = 0; j < n; ++j) l[j] = decay[j] * mu[j];
+        if (grads.trace) store_row(scratch.plain, l, n);
         if (layer.pre == Pre::cut_leak) {
             const Entries next = resets_at(layer, grads, scratch, b, t + 1);
             for (int64_t k = 0; k < next.count; ++k) l[next.idx[k]] = Real(0);
         }
     } else {
         fill_row(l, n, Real(0));
+        if (grads.trace) fill_row(scratch.plain, n, Real(0));
     }
     if (t == layer.steps - 1 && grads.g_m_last) add_row(l, grads.g_m_last + b * width, width);
     if (grads.g_membrane.data)
@@ -219,6 +222,7 @@ void sparse_reverse(const LayerView<Real>& layer, const GradientView<Real>& grad
     const int64_t first_entry = grads.active.ptr ? grads.active.ptr[row0] : 0;
     if (grads.active.ptr) entry_sigmas(layer, grads, scratch, first_entry, grads.active.ptr[row0 + steps]);
     scratch.first_reset_count = first_resets(layer, b, scratch.first_reset);
+    scratch.trace.count = 0;
     fill_row(scratch.mu, n, Real(0));
     fill_row(scratch.carry, n, Real(0));
     fill_row(scratch.current_sum, n, Real(0));
@@ -235,6 +239,7 @@ void sparse_reverse(const LayerView<Real>& layer, const GradientView<Real>& grad
             for (int64_t k = 0; k < resets.count; ++k) l[resets.idx[k]] = Real(0);
         scratch.l = scratch.mu;
         scratch.mu = l;
+        if (grads.trace) record_innovations(layer, scratch.trace, t, scratch.mu, scratch.plain);
         if (grads.want_threshold && layer.pre == Pre::subtract)
             for (int64_t k = 0; k < resets.count; ++k) sums.threshold[resets.idx[k]] -= scratch.mu[resets.idx[k]];
         if (grads.want_graded && grads.g_spikes.data) {
@@ -245,6 +250,7 @@ void sparse_reverse(const LayerView<Real>& layer, const GradientView<Real>& grad
         current_adjoint(layer, grads, scratch, b, t, alive);
         add_products(layer, grads, sums, scratch, b, t, scratch.lambda);
     }
+    if (grads.trace) trace_weight(layer, grads, sums.weight_t, scratch.trace, b);
     carrier_tails(layer, grads, sums, b);
     initial_gradients(layer, grads, scratch, b);
     if (grads.d_current_sum) store_row(grads.d_current_sum + b * layer.width, scratch.current_sum, layer.width);

@@ -179,6 +179,8 @@ class NativeLayer:
         g_i_last: Tensor | None = None,
         low: Rows | None = None,
         learn: tuple[str, ...] = COEFFICIENTS,
+        form: int = 0,
+        x: Tensor | None = None,
     ) -> dict[str, Tensor]:
         steps, batch, width = self.shape
         args = self.args
@@ -210,6 +212,9 @@ class NativeLayer:
             "g_m_last": address(g_m_last),
             "g_i_last": address(g_i_last),
         }
+        fields["form"] = form
+        if x is not None:
+            fields |= {"x": address(x), "x_stride_t": x.stride(0), "x_stride_b": x.stride(1)}
         grads = _cpu.gradients(**fields)
         (_cpu.backward_dense if dense else _cpu.backward)(args, grads)
         return out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -100,6 +102,46 @@ def test_every_structure(structure: cases.Structure, dense: bool) -> None:
         )
         outer = ["packed", "dense", "both"][seed % 3]
         check(case, dense=dense, seed=seed, rtol=1e-10, with_membrane=seed % 5 == 0, outer=outer)
+
+
+@pytest.mark.parametrize("structure", cases.STRUCTURES, ids=cases.structure_id)
+@pytest.mark.parametrize("dense_input", [False, True], ids=["events", "dense"])
+def test_trace_form(structure: cases.Structure, dense_input: bool) -> None:
+    """dW from innovations and the filtered input, which scalar decays allow, equals the spike form."""
+    for seed in range(8):
+        case = cases.make_case(seed, structure, rule=["window", "sampled"][seed % 2], feed="analog")
+        for name in CARRIED:
+            case.coefficients[name] = case.coefficients[name].flatten()[0].clone()
+        layer = case.native(threads=2)
+        saved = layer.forward()
+        generator = torch.Generator().manual_seed(seed)
+        g, last, i_last = torch.randn(3, *case.shape, generator=generator, dtype=torch.float64)
+        learn = tuple(n for n in COEFFICIENTS if n not in CARRIED)
+        outer: dict[str, Any] = {
+            "g_packed": packed(g, saved.active),
+            "g_m_last": last[0].contiguous(),
+            "learn": learn,
+        }
+        if case.spec.poles == 2:
+            outer["g_i_last"] = i_last[0].contiguous()
+        spike = layer.backward(saved, dense=False, form=1, **outer)
+        trace = layer.backward(saved, dense=False, form=2, x=case.x if dense_input else None, **outer)
+        for name, value in spike.items():
+            torch.testing.assert_close(trace[name], value, rtol=1e-10, atol=1e-10, msg=name)
+        # A gradient on every membrane: with events the spike form takes over, a dense input is still served.
+        outer["g_membrane"] = g
+        spike = layer.backward(saved, dense=False, form=1, **outer)
+        trace = layer.backward(saved, dense=False, form=2, x=case.x if dense_input else None, **outer)
+        torch.testing.assert_close(trace["weight"], spike["weight"], rtol=1e-10, atol=1e-9)
+
+
+def test_trace_form_needs_scalar_decays() -> None:
+    case = cases.make_case(0, ("decay", 1, "subtract", "none"), shape=(5, 2, 17))
+    case.coefficients["membrane"] = torch.full((case.shape[2],), 0.9, dtype=torch.float64)
+    layer = case.native()
+    saved = layer.forward()
+    with pytest.raises(ValueError, match="form=2"):
+        layer.backward(saved, dense=False, form=2, learn=())
 
 
 @pytest.mark.parametrize("surrogate", cases.PARAMETERS)
