@@ -57,8 +57,8 @@ class Segment:
         (self.entries if parent is None else parent.children)[stream.key()] = stream
 
     def steps(self) -> int:
-        """The length of the longest stream."""
-        return max((stream.count for stream in self.streams), default=0)
+        """The length of the longest stream, in time steps: a time module's call has all of its sequence's."""
+        return max((s.shapes[0][0] if s.whole else s.count for s in self.streams), default=0)
 
     def unfinished_step(self, tensor: Deferred) -> list[Stream] | None:
         """The streams whose last step belongs to the same time step as `tensor`, in order; None if unclear.
