@@ -174,7 +174,7 @@ def uninstall() -> None:
     if _current is None:
         return
     if nn.Module.__call__ is _call:
-        nn.Module.__call__ = _original  # type: ignore[method-assign, assignment]
+        nn.Module.__call__ = _original  # type: ignore[method-assign]
         _in_chain = False
     # Otherwise someone has wrapped our function since: it stays in their chain and passes calls through.
     ended, _current = _current, None
