@@ -20,6 +20,7 @@ from .native_call import Call, by_events, density, describe, dtype_code, module
 
 __all__ = ["backward", "compress", "forms", "forward", "to_dense"]
 
+_FORM_CODES = {"spike": 1, "trace": 2}
 _CARRIERS = ("membrane", "gain", "synapse")
 _CARRIER_BITS = {name: 1 << bit for bit, name in enumerate(_CARRIERS)}
 
@@ -178,7 +179,6 @@ def _weight_form(layer: Layer, out: LayerOutputs) -> str:
     active = 1.0 if layer.active_dense or not layer.spec.fires else out.aidx.numel() / (steps * batch * width)
     c = layer.coefficients
     scalar = all(value.dim() == 0 for value in (c.membrane, c.gain, c.synapse))
-    scalar = scalar and hasattr(module().Gradients, "form")
     return cost.weight_gradient_form(share, active, layer.inputs, width, scalar)
 
 
@@ -226,13 +226,9 @@ def _request_products(
         g.write("d_bias", _set(result, "bias", like.new_empty(width)))
     if form in ("spike", "trace"):
         if not layer.packed:
-            found = compress(layer.source.to(dtype), limit=1.0)
-            assert found is not None
-            for name, value in zip(("in_ptr", "in_idx", "in_val"), found, strict=True):
-                call.read(name, value)
+            g.read_strided("x", layer.source, dtype)
         g.write("d_weight", _set(result, "weight", like.new_empty((width, layer.inputs))))
-        if form == "trace":
-            g.fields["form"] = 2
+        g.fields["form"] = _FORM_CODES[form]
     low: Tensor | None = None
     if wants["source"] and below == "sampled":
         assert layer.in_aidx is not None
