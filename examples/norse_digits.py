@@ -1,4 +1,5 @@
-"""Handwritten digits with an ordinary Norse network: SequentialState of Linear, LIF, Linear, LIF and a leaky integrator.
+"""Handwritten digits with an ordinary Norse network: SequentialState of Linear, LIF, Linear, LIF and a leaky
+integrator.
 
 The 1,797 real 8x8 images of scikit-learn drive current-fed LIF neurons whose spikes over 50 ms are the input.
 """
@@ -21,7 +22,8 @@ class Net(nn.Module):
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
-        # Half the default threshold: with nn.Linear's default weights the output layer would start, and stay, silent.
+        # Half the default threshold: with nn.Linear's default weights the output layer would start, and stay,
+        # silent.
         neuron = norse.LIFParameters(v_th=torch.tensor(0.5))
         self.layers = norse.SequentialState(
             nn.Linear(64, hidden), norse.LIF(p=neuron), nn.Linear(hidden, 10), norse.LIF(p=neuron), norse.LI()

@@ -1,6 +1,8 @@
-"""Handwritten digits with an ordinary snnTorch network: Linear, Leaky, Linear, Leaky and a loop over 50 time steps.
+"""Handwritten digits with an ordinary snnTorch network: Linear, Leaky, Linear, Leaky and a loop over 50 time
+steps.
 
-The 1,797 real 8x8 images of scikit-learn are latency-coded: a bright pixel spikes early, a dark one late, an empty one never.
+The 1,797 real 8x8 images of scikit-learn are latency-coded: a bright pixel spikes early, a dark one late, an
+empty one never.
 """
 
 from __future__ import annotations

@@ -144,7 +144,8 @@ def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int
         if out.tails.numel():
             call.read("carrier_m_last", out.tails[0])
             call.read("carrier_i_last", out.tails[1])
-    finish = _request_products(g, call, layer, out, needs, result)
+    sparse = not recompute and grads.membrane is None
+    finish = _request_products(g, layer, out, needs, result, sparse)
     run = native.backward_dense if recompute else native.backward
     run(native.layer(**call.fields), native.gradients(**g.fields))
     finish()
@@ -173,10 +174,12 @@ def _carriers(layer: Layer) -> int:
     return sum(bit for name, bit in _CARRIER_BITS.items() if layer.learns(name))
 
 
-def _weight_form(layer: Layer, out: LayerOutputs) -> str:
+def _weight_form(layer: Layer, out: LayerOutputs, innovations_sparse: bool = True) -> str:
+    """innovations_sparse: False where a gradient reaches the membrane at every step, or the scan is dense."""
     steps, batch, width = layer.shape
     share = density(layer) if layer.packed else 1.0
-    active = 1.0 if layer.active_dense or not layer.spec.fires else out.aidx.numel() / (steps * batch * width)
+    listed = innovations_sparse and layer.lists_active
+    active = out.aidx.numel() / (steps * batch * width) if listed else 1.0
     c = layer.coefficients
     scalar = all(value.dim() == 0 for value in (c.membrane, c.gain, c.synapse))
     return cost.weight_gradient_form(share, active, layer.inputs, width, scalar)
@@ -212,7 +215,7 @@ def _pass_output_gradients(
 
 
 def _request_products(
-    g: Call, call: Call, layer: Layer, out: LayerOutputs, needs: int, result: LayerGradients
+    g: Call, layer: Layer, out: LayerOutputs, needs: int, result: LayerGradients, sparse: bool
 ) -> Callable[[], None]:
     """Ask for dW, db and dx in their cheapest forms; returns what is left to do after the scan."""
     like, dtype = layer.m0, layer.m0.dtype
@@ -220,7 +223,7 @@ def _request_products(
     wants = {name: bool(needs & bit) for name, bit in NEEDS.items()}
     if layer.weight is None:
         return _request_current(g, layer, wants["source"], result)
-    form = _weight_form(layer, out) if wants["weight"] else ""
+    form = _weight_form(layer, out, sparse) if wants["weight"] else ""
     below = _input_form(layer) if wants["source"] and layer.packed else "gemm"
     if wants["bias"]:
         g.write("d_bias", _set(result, "bias", like.new_empty(width)))

@@ -51,7 +51,7 @@ def gradients(
     steps = iter(active)
 
     def spike(x: Tensor) -> Tensor:
-        fired: Tensor = _MaskedSpike.apply(x, layer, next(steps))  # type: ignore[no-untyped-call]
+        fired: Tensor = _MaskedSpike.apply(x, layer, next(steps))
         return fired
 
     c = layer.coefficients

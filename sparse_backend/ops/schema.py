@@ -182,8 +182,8 @@ def _twice_differentiable(
         described, out, grads[: len(_OUTPUT_GRADIENTS)], [inputs[place] for place in places]
     )
     answer: list[Tensor | None] = [None] * len(inputs)
-    for place, value in zip(places, found, strict=True):
-        answer[place] = value
+    for place, grad in zip(places, found, strict=True):
+        answer[place] = grad
     return tuple(answer)
 
 
