@@ -17,15 +17,21 @@ _NONE = "-"
 
 def show(console: Console, results: Sequence[VariantResult]) -> None:
     """Print all tables; the first result is what the others are compared with."""
-    console.print(speed_table(results))
+    tables = [speed_table(results)]
     if any(result.layers for result in results):
-        console.print(layer_table(results))
+        tables.append(layer_table(results))
     if any(result.gradients for result in results):
-        console.print(gradient_table(results))
+        tables.append(gradient_table(results))
+    tables.append(accuracy_table(results))
+    for table in tables:
+        # As a caption it would be folded to the width of the table.
+        note, table.caption = table.caption, None
+        console.print(table)
+        if note:
+            console.print(note, style="dim", markup=False, highlight=False)
     for result in results:
         if result.gradient_problem:
             console.print(f"{result.name}: no gradient comparison: {result.gradient_problem}", markup=False)
-    console.print(accuracy_table(results))
     for result in results:
         for count, reason in result.flushes:
             if count > 2 * result.steps:  # once per training step or evaluation is how it should be
@@ -98,10 +104,11 @@ def gradient_table(results: Sequence[VariantResult]) -> Table:
 
 def accuracy_table(results: Sequence[VariantResult]) -> Table:
     """Accuracy per epoch, as the script printed it."""
-    table = _table("Accuracy per epoch, as the script prints it", ["epoch", *(r.name for r in results)])
+    table = _table("Accuracy per epoch", ["epoch", *(r.name for r in results)])
     by_epoch = [{epoch: value for epoch, value, _ in result.accuracy} for result in results]
     for epoch in sorted(set().union(*by_epoch)):
         table.add_row(str(epoch), *(_percent(found.get(epoch)) for found in by_epoch))
+    table.caption = "as the script prints it"
     if not table.row_count:
         table.add_row(_NONE, *("not found" for _ in results))
         table.caption = "looked for lines with an epoch and an accuracy, as in: epoch 3 test accuracy 0.97"
