@@ -9,16 +9,22 @@ from torch import Tensor, nn
 
 from ..errors import SparseBackendError
 from ..torch_private import has_backward_hooks, has_global_hooks, modes_matter
+from . import backoff
 from .capture import Capture, Inputs, recordable
 from .deferred import Deferred
 from .layer import Layer
 from .materialise import resolve
 from .neuron_stream import NeuronStream, NeuronUse
 from .place import Place, metadata, open_segment, place_for, restart
-from .segment import locate
+from .segment import current, locate
 from .stream import FeedStream, Source, Stream
 
 __all__ = ["record_new_feed", "record_new_sequence", "record_new_step"]
+
+
+def _paused() -> bool:
+    """Whether recording pauses here. Asked first: then a call costs next to nothing more than upstream's."""
+    return current() is None and backoff.paused(torch.is_grad_enabled())
 
 
 def _deferrable(module: nn.Module) -> bool:
@@ -42,7 +48,7 @@ def _source(place: Place) -> tuple[Source, bool]:
 
 def record_new_feed(module: nn.Linear, input: Tensor) -> Any:
     """See record.record_feed."""
-    if not isinstance(input, Tensor) or not _deferrable(module):
+    if _paused() or not isinstance(input, Tensor) or not _deferrable(module):
         return NotImplemented
     weight = module._parameters.get("weight")
     bias = module._parameters.get("bias", NotImplemented)
@@ -102,7 +108,7 @@ def _pending(value: Tensor) -> bool:
 
 def record_new_step(module: nn.Module, layer: Layer, input: Tensor, state: tuple[Tensor, ...] | None) -> Any:
     """See record.record_step."""
-    if not isinstance(input, Tensor) or not _deferrable(module):
+    if _paused() or not isinstance(input, Tensor) or not _deferrable(module):
         return NotImplemented
     shape, dtype, _ = metadata(input)
     if len(shape) < 2 or dtype not in (torch.float32, torch.float64):
@@ -140,7 +146,7 @@ def record_new_sequence(
     module: nn.Module, layer: Layer, input: Tensor, state: tuple[Tensor, ...] | None
 ) -> Any:
     """See record.record_sequence."""
-    if not isinstance(input, Tensor) or not _deferrable(module):
+    if _paused() or not isinstance(input, Tensor) or not _deferrable(module):
         return NotImplemented
     settled = (
         None

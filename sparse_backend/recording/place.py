@@ -38,7 +38,7 @@ def open_segment() -> Segment | None:
         if same_modes(segment):
             return segment
         execute(segment, "the gradient mode changed")
-    if backoff.paused(grad):
+    if backoff.pausing(grad):
         return None
     patch_function_apply(resolve)
     return start(Segment())
