@@ -110,6 +110,16 @@ class Layer:
         return self.spec.fires and self.gradient != "none" and not self.active_dense
 
     @property
+    def exact_reset(self) -> bool:
+        """Whether the path through the step's own reset keeps the full surrogate while spikes are sampled.
+
+        That path multiplies derivatives of one neuron at many steps. Products of draws would be biased where
+        the draws are spread evenly, and of exploding variance where they are independent; left exact, every
+        draw enters linearly and the expectation is the exact gradient.
+        """
+        return self.gradient == "sampled" and self.level > 0 and self.spec.post != "none"
+
+    @property
     def carrier_dense(self) -> bool:
         """Whether the gradient of the spikes is wanted at every entry: all are active, or `graded` is
         learned."""

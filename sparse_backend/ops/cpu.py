@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..torch_private import read_pointer
-from . import cost, events
+from . import cost, events, reference
 from .contract import COEFFICIENTS, NEEDS, Layer, LayerGradients, LayerOutputs, OutputGradients
 from .native_call import Call, by_events, density, describe, dtype_code, module
 
@@ -79,13 +79,14 @@ def forward(layer: Layer) -> LayerOutputs:
     if layer.want_spikes and spec.fires:
         call.write_strided("spikes", _set(out, "spikes", like.new_empty(layer.shape)))
     listed = layer.lists_active
-    carriers = _carriers(layer) if listed else 0
+    carriers = _carriers(layer) if listed and not layer.exact_reset else 0
     count = carriers.bit_count()
     if count:
         tails = _set(out, "tails", like.new_empty((2, count, batch, width)))
         call.fields |= {"carrier_m_last": tails[0].data_ptr(), "carrier_i_last": tails[1].data_ptr()}
     call.fields |= {"want_spikes": spec.fires, "want_active": listed, "carriers": carriers}
-    call.fields["want_resets"] = listed and native.needs_resets(native.layer(**call.fields))
+    saves_resets = listed and not layer.exact_reset
+    call.fields["want_resets"] = saves_resets and native.needs_resets(native.layer(**call.fields))
     result = native.forward(native.layer(**call.fields))
     if not spec.fires:
         return out
@@ -126,10 +127,16 @@ def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int
     _, batch, width = layer.shape
     like = layer.m0
     carriers = _carriers(layer)
-    recompute = layer.active_dense or (carriers != 0 and (not spec.fires or grads.membrane is not None))
+    needs_membranes = carriers != 0 and (not spec.fires or grads.membrane is not None)
+    recompute = layer.active_dense or layer.exact_reset or needs_membranes
     call = describe(layer, need_input=recompute)
     g = Call()
-    _pass_output_gradients(g, layer, out, grads, recompute)
+    if layer.exact_reset:
+        call.fields["gradient"] = native.GRADIENTS["exact"]
+        _pass_drawn_gradients(g, layer, out, grads)
+    else:
+        _pass_spike_gradients(g, layer, out, grads)
+    _pass_saved(g, out, grads, layer.m0.dtype, recompute)
     result = LayerGradients.empty(layer)
     for name, vector in (("m0", "d_m0"), ("i0", "d_i0")):
         if needs & NEEDS[name]:
@@ -149,12 +156,14 @@ def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int
     run = native.backward_dense if recompute else native.backward
     run(native.layer(**call.fields), native.gradients(**g.fields))
     finish()
+    if layer.exact_reset and layer.learns("graded") and needs & NEEDS["coefficients"]:
+        result.coefficients[COEFFICIENTS.index("graded")] = _graded_gradient(layer, out, grads)
     return result
 
 
 def forms(layer: Layer, out: LayerOutputs) -> dict[str, str]:
     """The form chosen for each product, for reports."""
-    answer = {"scan": "recompute" if layer.active_dense else "events"}
+    answer = {"scan": "recompute" if layer.active_dense or layer.exact_reset else "events"}
     if layer.weight is None:
         return answer | {"feed": "constant" if layer.constant else "current"}
     answer["feed"] = "events" if by_events(layer) else "gemm"
@@ -193,16 +202,50 @@ def _input_form(layer: Layer) -> str:
     )
 
 
-def _pass_output_gradients(
-    g: Call, layer: Layer, out: LayerOutputs, grads: OutputGradients, recompute: bool
-) -> None:
-    dtype = layer.m0.dtype
+def _dense_spike_gradient(layer: Layer, grads: OutputGradients) -> Tensor | None:
+    """dL/dz `[T, B, N]` from the outputs that carry it densely, or None."""
     dense = grads.spikes
     if grads.carrier is not None and layer.carrier_dense:
         dense = grads.carrier if dense is None else dense + grads.carrier
-    elif grads.carrier is not None:
+    return dense
+
+
+def _pass_spike_gradients(g: Call, layer: Layer, out: LayerOutputs, grads: OutputGradients) -> None:
+    dtype = layer.m0.dtype
+    g.read_strided("g_spikes", _dense_spike_gradient(layer, grads), dtype)
+    if grads.carrier is not None and not layer.carrier_dense:
         g.read("g_active", grads.carrier, dtype)
-    g.read_strided("g_spikes", dense, dtype)
+
+
+def _pass_drawn_gradients(g: Call, layer: Layer, out: LayerOutputs, grads: OutputGradients) -> None:
+    """For an exact scan that reads the spikes' gradient at the drawn entries only (`Layer.exact_reset`).
+
+    The scan multiplies what it gets by sigma'(u), so the gradient is scaled by drawn value / sigma'(u) before.
+    """
+    threshold = layer.coefficients.threshold
+    x = out.au - (threshold[out.aidx.long()] if threshold.dim() else threshold)
+    packed = torch.zeros_like(out.au)
+    if grads.carrier is not None and not layer.carrier_dense:
+        packed += grads.carrier
+    dense = _dense_spike_gradient(layer, grads)
+    if dense is not None:
+        packed += events.gather(dense, out.aptr, out.aidx)
+    packed *= reference.surrogate_value(layer.spec, layer, x) / layer.spec.surrogate.derivative(x)
+    g.read("g_active", packed)
+
+
+def _graded_gradient(layer: Layer, out: LayerOutputs, grads: OutputGradients) -> Tensor:
+    """sum s dL/dz `[N]`: learning `graded` makes the carrier dense."""
+    total = torch.zeros(layer.m0.shape[1], dtype=layer.m0.dtype)
+    dense = _dense_spike_gradient(layer, grads)
+    if dense is not None:
+        total.index_add_(0, out.idx.long(), events.gather(dense, out.ptr, out.idx).to(total.dtype))
+    return total
+
+
+def _pass_saved(
+    g: Call, out: LayerOutputs, grads: OutputGradients, dtype: torch.dtype, recompute: bool
+) -> None:
     g.read_strided("g_membrane", grads.membrane, dtype)
     g.read("g_m_last", grads.m_last, dtype)
     g.read("g_i_last", grads.i_last, dtype)

@@ -52,11 +52,12 @@ def integrate(
     i: Tensor,
     cuts: Tensor | None = None,
     spike: Callable[[Tensor], Tensor] | None = None,
+    reset_spike: Callable[[Tensor], Tensor] | None = None,
 ) -> Trajectory:
     """Run the step over `[T, B, N]` currents from states `[B, N]` (i is unused by one-pole neurons).
 
-    With a differentiable `spike` (a `Surrogate`), autograd through this loop is the dense BPTT of stock
-    libraries.
+    With a differentiable `spike` (a `Surrogate`; `reset_spike` where the reset has one of its own), autograd
+    through this loop is the dense BPTT of stock libraries.
     """
     fire = spike or (lambda x: (x > 0).to(x.dtype))
     steps: dict[str, list[Tensor]] = {name: [] for name in Trajectory.__dataclass_fields__}
@@ -79,7 +80,8 @@ def integrate(
             w = m + c.membrane * ((drive + c.leak) - m)
         u = w - r * c.threshold if spec.pre == "subtract" else w - r * w if spec.pre == "wipe" else w
         s = fire(u - c.threshold) if spec.fires else off
-        m = after_spike(spec, c, u, s, r)
+        own = s if reset_spike is None or not spec.fires else reset_spike(u - c.threshold)
+        m = after_spike(spec, c, u, own, r)
         if spec.poles == 2:
             i = drive if spec.integrator == "decay" else drive + (-c.synapse) * drive
         for name, value in zip(steps, (drive, u, s, r, m, i, m_before, i_before), strict=True):
@@ -176,6 +178,7 @@ def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients) -> LayerGr
         else:
             ones = events.expand(out.aptr, out.aidx, value.new_empty(0), layer.shape, value.dtype)
             slope = torch.where(ones != 0, value, 0)
+    reset_slope = spec.surrogate.derivative(path.u - c.threshold) if layer.exact_reset else slope
 
     euler = spec.integrator == "euler"
     rho = 1 - c.membrane if euler else c.membrane
@@ -190,21 +193,21 @@ def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients) -> LayerGr
         own = zero if grads.membrane is None else grads.membrane[t]
         l_ = own + from_m
         a, d = _partials(spec, c, u, s, r)
-        sensitivity = c.graded * g_z[t] + d * l_
-        upsilon = slope[t] * sensitivity + a * l_
+        through_spike = slope[t] * c.graded * g_z[t] + reset_slope[t] * d * l_
+        upsilon = through_spike + a * l_
         mu = (1 - r) * upsilon if spec.pre == "wipe" else upsilon
         eta = from_i
         lam = gain * mu
         if spec.poles == 2:
             lam = lam + ((1 - c.synapse) * eta if euler else eta)
         kept = (1 - r) if spec.pre == "cut_leak" else 1
-        for store, value in zip(stores, (l_, mu, lam, eta, sensitivity), strict=True):
+        for store, value in zip(stores, (l_, mu, lam, eta, through_spike), strict=True):
             store.append(value)
         from_m = rho * kept * mu
         from_i = (lam if euler else c.synapse * lam) if spec.poles == 2 else zero
         if layer.cuts is not None and bool(layer.cuts[t]):
             from_m, from_i = zero, zero
-    l_, mu, lam, eta, sensitivity = (torch.stack(v[::-1]) for v in stores)
+    l_, mu, lam, eta, through_spike = (torch.stack(v[::-1]) for v in stores)
 
     result = LayerGradients.for_input(layer, lam)
     result.m0, result.i0 = from_m.clone(), from_i.clone()
@@ -217,7 +220,7 @@ def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients) -> LayerGr
         "gain": torch.zeros_like(mu) if euler else mu * path.drive,
         "synapse": -eta * path.drive if euler else lam * path.i_before,
         "leak": gain * mu if euler else torch.zeros_like(mu),
-        "threshold": _threshold_gradient(spec, path, slope * sensitivity, mu, l_),
+        "threshold": _threshold_gradient(spec, path, through_spike, mu, l_),
         "reset": path.s * l_ if spec.post == "value" else torch.zeros_like(mu),
         "graded": path.s * g_z,
     }

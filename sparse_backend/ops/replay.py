@@ -55,7 +55,10 @@ def gradients(
         return fired
 
     c = layer.coefficients
-    path = reference.integrate(layer.spec, c, _current(layer), layer.m0, layer.i0, layer.cuts, spike)
+    reset_spike = layer.spec.surrogate if layer.exact_reset else None
+    path = reference.integrate(
+        layer.spec, c, _current(layer), layer.m0, layer.i0, layer.cuts, spike, reset_spike
+    )
     z = path.s * c.graded
     carrier = z if layer.carrier_dense or not layer.spec.fires else events.gather(z, out.aptr, out.aidx)
     results = zip((carrier, z, path.m, path.m[-1], path.i[-1]), grads, strict=True)

@@ -150,7 +150,9 @@ class Case:
         pairs = zip(leaves, leaves.values(), found, strict=True)
         return {name: torch.zeros_like(leaf) if grad is None else grad for name, leaf, grad in pairs}
 
-    def trajectory(self, spike: Callable[[Tensor], Tensor]) -> reference.Trajectory:
+    def trajectory(
+        self, spike: Callable[[Tensor], Tensor], reset_spike: Callable[[Tensor], Tensor] | None = None
+    ) -> reference.Trajectory:
         """The layer as a differentiable torch loop, with `spike` as spike function."""
         current = (
             self.source if self.source.dim() == 3 else self.source.expand(self.steps, *self.source.shape)
@@ -159,11 +161,14 @@ class Case:
             current = torch.nn.functional.linear(current, self.feed.weight, self.feed.bias)
         m0 = self.state[0]
         i0 = self.state[1] if self.spec.poles == 2 else m0.new_empty(0)
-        return reference.integrate(self.spec, self.neuron.coefficients, current, m0, i0, self.cuts, spike)
+        c = self.neuron.coefficients
+        return reference.integrate(self.spec, c, current, m0, i0, self.cuts, spike, reset_spike)
 
-    def dense(self, spike: Callable[[Tensor], Tensor]) -> tuple[reference.Trajectory, dict[str, Tensor]]:
+    def dense(
+        self, spike: Callable[[Tensor], Tensor], reset_spike: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[reference.Trajectory, dict[str, Tensor]]:
         """Trajectory and gradients by autograd through the loop."""
-        path = self.trajectory(spike)
+        path = self.trajectory(spike, reset_spike)
         last = (path.m[-1], path.i[-1])[: self.spec.poles]
         spikes = path.s * self.neuron.coefficients.graded if self.spec.fires else None
         return path, self.gradients(spikes, path.m, last)
