@@ -220,7 +220,7 @@ def _pass_spike_gradients(g: Call, layer: Layer, out: LayerOutputs, grads: Outpu
 def _pass_drawn_gradients(g: Call, layer: Layer, out: LayerOutputs, grads: OutputGradients) -> None:
     """For an exact scan that reads the spikes' gradient at the drawn entries only (`Layer.exact_reset`).
 
-    The scan multiplies what it gets by sigma'(u), so the gradient is scaled by drawn value / sigma'(u) before.
+    The scan multiplies what it gets by the derivative, so the gradient is scaled by drawn value / derivative.
     """
     threshold = layer.coefficients.threshold
     x = out.au - (threshold[out.aidx.long()] if threshold.dim() else threshold)

@@ -16,7 +16,7 @@ from torch import Tensor
 from . import backend, events, replay
 from .contract import COEFFICIENTS, NEEDS, Layer, LayerGradients, LayerOutputs, OutputGradients
 
-__all__ = ["layer", "layer_backward", "to_dense"]
+__all__ = ["layer", "layer_backward", "run", "to_dense"]
 
 _LAYER_ARGUMENTS = (
     "Tensor source, Tensor? in_ptr, Tensor? in_idx, Tensor? in_val, Tensor? in_aptr, Tensor? in_aidx, "
@@ -245,3 +245,24 @@ torch.library.register_autograd(
 layer = torch.ops.sparse_backend.layer.default
 layer_backward = torch.ops.sparse_backend.layer_backward.default
 to_dense = torch.ops.sparse_backend.to_dense.default
+
+
+class _LayerFunction(torch.autograd.Function):
+    """The operator with the autograd link that is registered above, without the dispatcher's way to it.
+
+    That way looks up every argument's default in Python, 0.2 ms a call with a schema of this length.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, ...]:
+        out: tuple[Tensor, ...] = layer(*args)
+        _save_for_backward(ctx, args, out)
+        return out
+
+    backward = staticmethod(_layer_gradient)
+
+
+def run(*args: Any) -> tuple[Tensor, ...]:
+    """`layer(*args)`, the same operator and the same gradients at less cost per call."""
+    out: tuple[Tensor, ...] = _LayerFunction.apply(*args) if torch.is_grad_enabled() else layer(*args)
+    return out

@@ -13,7 +13,7 @@ from ..errors import ArgumentError, ArgumentTypeError
 from ..neurons import Neuron
 from . import backend, cost
 from .contract import COEFFICIENTS, Layer, LayerOutputs, all_active
-from .schema import layer as layer_operator
+from .schema import run as run_operator
 from .schema import to_dense
 
 __all__ = ["GradientRule", "LayerOutput", "LinearFeed", "PackedSpikes", "run_layer"]
@@ -148,7 +148,7 @@ def run_layer(
         *(tensor, *packed, weight, bias, *coefficients, m0, i0, cuts),
         *(steps, spec.encode(), rule.mode, rule.level, rule.key, learn, want_spikes, want_membrane),
     )
-    out = LayerOutputs(*layer_operator(*args))
+    out = LayerOutputs(*run_operator(*args))
     return _describe(Layer.from_arguments(*args), out, spike_dtype or m0.dtype)
 
 
