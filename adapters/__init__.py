@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import sys
 import warnings
 from importlib.metadata import entry_points
 
@@ -21,20 +22,25 @@ GROUP = "sparse_backend.adapters"
 _BUILT_IN = {"snntorch": "snntorch", "norse": "norse"}  # adapter -> the library whose presence it needs
 
 
-@functools.lru_cache(maxsize=1)
-def _load() -> tuple[tuple[Adapter, ...], dict[str, str]]:
+@functools.cache
+def _built_in(name: str) -> Adapter | str:
+    """The adapter, or why it cannot be used here."""
+    library = _BUILT_IN[name]
+    if importlib.util.find_spec(library) is None:
+        return f"{library} is not installed"
+    try:
+        adapter: Adapter = importlib.import_module(f"{__name__}.{name}").adapter
+    except Exception as error:  # a broken installation of one library must not take the other one with it
+        return f"{library} cannot be used: {type(error).__name__}: {error}"
+    return adapter
+
+
+@functools.cache
+def _from_entry_points() -> tuple[tuple[Adapter, ...], dict[str, str]]:
     found: dict[str, Adapter] = {}
     missing: dict[str, str] = {}
-    for name, library in _BUILT_IN.items():
-        if importlib.util.find_spec(library) is None:
-            missing[name] = f"{library} is not installed"
-            continue
-        try:
-            found[name] = importlib.import_module(f"{__name__}.{name}").adapter
-        except Exception as error:  # a broken installation of one library must not take the other one with it
-            missing[name] = f"{library} cannot be used: {type(error).__name__}: {error}"
     for point in entry_points(group=GROUP):
-        if point.name in found or point.name in missing:
+        if point.name in _BUILT_IN or point.name in found or point.name in missing:
             continue
         try:
             loaded = point.load()
@@ -53,10 +59,16 @@ def _load() -> tuple[tuple[Adapter, ...], dict[str, str]]:
 
 
 def adapters() -> tuple[Adapter, ...]:
-    """The adapters that can be used here, found once per process."""
-    return _load()[0]
+    """The adapters that can be used here.
+
+    A built-in one counts once its library has been imported: until then no model can hold its neurons, and
+    importing a library that a script does not use would cost its start up to half a second.
+    """
+    imported = [_built_in(name) for name, library in _BUILT_IN.items() if library in sys.modules]
+    return (*(found for found in imported if not isinstance(found, str)), *_from_entry_points()[0])
 
 
 def unavailable() -> dict[str, str]:
     """Adapters that cannot be used here, and why."""
-    return dict(_load()[1])
+    missing = {name: found for name in _BUILT_IN if isinstance(found := _built_in(name), str)}
+    return missing | _from_entry_points()[1]

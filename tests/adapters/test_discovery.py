@@ -62,10 +62,10 @@ class IntegratorAdapter:
 def points(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
     found: list[EntryPoint] = []
     monkeypatch.setattr(adapters, "entry_points", lambda group: [p for p in found if p.group == group])
-    adapters._load.cache_clear()
+    adapters._from_entry_points.cache_clear()
     yield found
     monkeypatch.undo()
-    adapters._load.cache_clear()
+    adapters._from_entry_points.cache_clear()
 
 
 def point(name: str, target: str) -> EntryPoint:
@@ -152,3 +152,14 @@ def test_each_library_works_without_the_other(missing: str, there: str) -> None:
         """,
     )
     assert out.strip() == "accelerated"
+
+
+def test_a_library_that_the_script_does_not_use_is_not_imported() -> None:
+    """Importing Norse with its dependencies takes half a second, and an snnTorch script should not pay for it."""
+    script = (
+        "import sys, torch, snntorch, sparse_backend\n"
+        "net = torch.nn.Sequential(torch.nn.Linear(3, 4), snntorch.Leaky(0.9, init_hidden=True))\n"
+        "assert sparse_backend.accelerate(net).accelerated\n"
+        "assert 'norse' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
