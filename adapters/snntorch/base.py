@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
+from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 import snntorch as snn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from sparse_backend.adapters.base import Claim, NeuronLayer, Stock, check_threshold, version
 from sparse_backend.errors import SparseBackendError
 from sparse_backend.neurons import Surrogate
-from sparse_backend.recording import previous_state, record_step, resolve, shape_of
+from sparse_backend.recording import is_pending, previous_state, record_step, resolve, shape_of
 from sparse_backend.runtime import RUNTIME, LayerRuntime
 from sparse_backend.torch_private import modes_matter
 
@@ -21,7 +22,10 @@ from .surrogates import recognise
 
 __all__ = ["AcceleratedNeuron", "SnnLayer", "examine_options", "pre_reset", "tensor_of"]
 
-_ZEROS = type(None)  # called as a weak reference is: nothing was there, the step started from zeros
+# Where the state before the last step is found, called as a weak reference is: nowhere, since the step
+# started from zeros; or where recording keeps it.
+_ZEROS = type(None)
+_RECORDED: Callable[[], None] = lambda: None  # noqa: E731
 MECHANISMS = ("subtract", "zero", "none")  # snn.SpikingNeuron.reset_dict, by value
 
 
@@ -123,7 +127,10 @@ class AcceleratedNeuron(nn.Module):
         if out is NotImplemented:
             return self._stock(input_, mem)
         spk, (new,) = out
-        runtime.previous = _ZEROS if known is None else weakref.ref(state)
+        if known is None:
+            runtime.previous = _ZEROS
+        else:
+            runtime.previous = _RECORDED if is_pending(state) else weakref.ref(state)
         held.pop("reset", None)
         buffers["mem"] = new
         return spk if held["init_hidden"] and not held["output"] else (spk, new)

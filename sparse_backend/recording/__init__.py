@@ -12,7 +12,7 @@ from .deferred import is_deferred, shape_of
 from .execute import flush
 from .layer import Layer
 from .materialise import resolve, resolve_all
-from .previous import previous_state
+from .previous import is_pending, previous_state
 from .reasons import flush_reasons
 from .reasons import forget as forget_flush_reasons
 from .record import record_feed, record_sequence, record_step
@@ -23,6 +23,7 @@ __all__ = [
     "flush_reasons",
     "forget_flush_reasons",
     "is_deferred",
+    "is_pending",
     "previous_state",
     "record_feed",
     "record_sequence",

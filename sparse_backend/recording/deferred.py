@@ -8,6 +8,7 @@ every hook either. What a use of it means is decided in `uses.py`; this file hol
 from __future__ import annotations
 
 import functools
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -33,7 +34,7 @@ class Deferred(Tensor):
 
     `_real`: the tensor, once it exists; `_source` is None then.  `_cut`: detached from the graph.  `_of`:
     the deferred tensor of which this one is a view or a detached alias, and `_remake` what makes it from
-    that one.
+    that one.  `_before`: the state before it, as far as anybody holds that.
     """
 
     _source: Stream | None
@@ -44,6 +45,7 @@ class Deferred(Tensor):
     _exact: bool = False
     _of: Deferred | None = None
     _remake: Callable[[Tensor], Tensor] | None = None
+    _before: weakref.ref[Deferred] | None = None
 
     torch_function: Handler
     torch_dispatch: Handler

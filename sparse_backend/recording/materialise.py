@@ -96,6 +96,7 @@ def _materialise(deferred: Deferred, reason: str) -> Tensor:
     if deferred._cut and original is None:
         real = real.detach()
     deferred._real = real
+    deferred._before = None if original is None else original._before
     deferred._exact = original is None and stream.result is not None and stream.result.exact_links
     deferred._source = None
     deferred._of = deferred._remake = None

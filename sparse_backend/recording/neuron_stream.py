@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from ..neurons import Coefficients, Neuron, NeuronSpec
 from .capture import Capture, Inputs
-from .deferred import Deferred, make
+from .deferred import Deferred
 from .layer import Layer
 from .stream import Source, Stream, source_key
 
@@ -65,12 +64,11 @@ class NeuronUse:
 class NeuronStream(Stream):
     """A neuron: slot 0 is its output, the others its states (m, then i).
 
-    initial: the states that enter the first step, None for zeros.  held: weak references to the states
-    handed out, per state and step.  cuts: the steps whose incoming state is detached.  want_dense: the output
-    will be read.
+    initial: the states that enter the first step, None for zeros.  cuts: the steps whose incoming state is
+    detached.  want_dense: the output will be read.
     """
 
-    __slots__ = ("cuts", "held", "initial", "use", "want_dense")
+    __slots__ = ("cuts", "initial", "use", "want_dense")
 
     def __init__(
         self, segment: Segment, source: Source, use: NeuronUse, initial: tuple[Capture, ...] | None
@@ -78,7 +76,6 @@ class NeuronStream(Stream):
         super().__init__(segment, source, use.shapes, use.dtypes, use.device, use.requires_grad, use.whole)
         self.use = use
         self.initial = initial
-        self.held: tuple[list[weakref.ref[Deferred]], ...] = tuple([] for _ in use.shapes[1:])
         self.cuts: list[int] = []
         self.want_dense = False
 
@@ -90,7 +87,7 @@ class NeuronStream(Stream):
 
     def follows(self, state: tuple[Tensor, ...] | None) -> bool:
         """Whether `state` is what the last step returned, all of it detached or none of it."""
-        if state is None or len(state) != len(self.held):
+        if state is None or len(state) != len(self.shapes) - 1:
             return False
         last, cut, slot = self.count - 1, None, 0
         for value in state:
@@ -109,27 +106,19 @@ class NeuronStream(Stream):
     def advance_neuron(self, cut: bool) -> tuple[Deferred, tuple[Deferred, ...]]:
         """Record one more step; the caller has checked everything and appended the captured input."""
         step = self.count
-        blanks = self.blanks
-        output = make(blanks[0], self, step, 0)
-        if len(blanks) == 2:
-            membrane = make(blanks[1], self, step, 1)
-            self.held[0].append(weakref.ref(membrane))
-            states: tuple[Deferred, ...] = (membrane,)
-        else:
-            states = tuple(make(blanks[slot], self, step, slot) for slot in range(1, len(blanks)))
-            for held, state in zip(self.held, states, strict=True):
-                held.append(weakref.ref(state))
+        wrappers = self.wrappers
+        output, membrane = wrappers[0].take(self, step), wrappers[1].take(self, step)
         if cut:
             self.cuts.append(step)
         self.count = step + 1
-        return output, states
+        if len(wrappers) == 2:
+            return output, (membrane,)
+        return output, (membrane, wrappers[2].take(self, step))
 
     def pop(self, segment: Segment, source: Source) -> Stream:
         last = self.count - 1
         moved = super().pop(segment, source)
         assert isinstance(moved, NeuronStream)
-        for mine, theirs in zip(self.held, moved.held, strict=True):
-            theirs.append(mine.pop())
         if self.cuts and self.cuts[-1] == last:
             self.cuts.pop()
             moved.cuts.append(0)
@@ -142,24 +131,24 @@ class NeuronStream(Stream):
 
     def earlier_states_held(self) -> tuple[bool, ...]:
         """Per state, whether Python still holds it from a step before the last."""
-        return tuple(any(ref() is not None for ref in held[:-1]) for held in self.held)
+        return tuple(states.earlier_held() for states in self.wrappers[1:])
 
     def settle(self) -> None:
         """After the execution: last states become real where held, without keeping the sequence alive."""
         result = self.result
         assert result is not None
-        for slot, held in enumerate(self.held, start=1):
-            last = held[-1]() if held else None
+        for slot, states in enumerate(self.wrappers[1:], start=1):
+            last = states.last_held()
             if last is not None:
                 value = result.step(slot, self.count - 1)
                 last._real = value.detach() if last._cut else value
                 last._exact = result.exact_links
+                last._before = states.before_last()
                 last._source = None
 
     def release(self) -> None:
         super().release()
         self.use = self.initial = None  # type: ignore[assignment]
-        self.held = ()
 
 
 def cuts_tensor(stream: NeuronStream, steps: int) -> Tensor | None:

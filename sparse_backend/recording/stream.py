@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..ops.sequence import PackedSpikes
 from .capture import Capture, Inputs
 from .deferred import Deferred, blank, make
+from .wrappers import Wrappers
 
 if TYPE_CHECKING:
     from .results import Result
@@ -27,9 +28,9 @@ class Stream:
 
     segment: None once executed.  count: steps recorded.  shapes, dtypes: of a step, per slot.
     children: streams fed by this one, by module id (plain use of slot 0) or by a tuple that says what is fed.
-    successor: the stream of the next segment to which the step after the last was moved (see
-    Segment.carry_over). whole: a step is a whole sequence `[T, B, ...]` (Norse's time modules), and there is
-    only one. grad, inference: the modes of the recording.
+    wrappers: the deferred tensors of each slot.  successor: the stream of the next segment to which the step
+    after the last was moved (see Segment.carry_over).  whole: a step is a whole sequence `[T, B, ...]`
+    (Norse's time modules), and there is only one.  grad, inference: the modes of the recording.
     """
 
     __slots__ = (
@@ -47,6 +48,7 @@ class Stream:
         "source",
         "successor",
         "whole",
+        "wrappers",
     )
 
     def __init__(
@@ -70,6 +72,7 @@ class Stream:
         self.blanks = [
             blank(shape, dtype, device, requires_grad) for shape, dtype in zip(shapes, dtypes, strict=True)
         ]
+        self.wrappers = tuple(Wrappers(nan, slot) for slot, nan in enumerate(self.blanks))
         self.children: dict[object, Stream] = {}
         self.result: Result | None = None
         self.successor: Stream | None = None
@@ -81,7 +84,7 @@ class Stream:
     def advance(self) -> Deferred:
         """Record one more step of a stateless stream; a captured input has been appended before."""
         step = self.count
-        deferred = make(self.blanks[0], self, step, 0)
+        deferred = self.wrappers[0].take(self, step)
         self.count = step + 1
         return deferred
 
@@ -94,6 +97,8 @@ class Stream:
         self.count -= 1
         moved = self._sibling(segment, source)
         moved.count = 1
+        for mine, theirs in zip(self.wrappers, moved.wrappers, strict=True):
+            mine.hand_over(theirs, moved)
         self.successor = moved
         return moved
 
@@ -108,6 +113,7 @@ class Stream:
         """Forget everything but the result: no cycle, no captured tensor may outlive the execution."""
         self.segment = None
         self.children = {}
+        self.wrappers = ()
         self.source = None  # type: ignore[assignment]
 
 
@@ -146,9 +152,9 @@ class FeedStream(Stream):
     def unchanged(self, module: nn.Module) -> bool:
         """Whether the module's parameters are those captured, untouched."""
         parameters, bias = module._parameters, self.bias
-        if not self.weight.holds(parameters.get("weight")):
-            return False
-        return parameters.get("bias") is None if bias is None else bias.holds(parameters.get("bias"))
+        return self.weight.holds(parameters.get("weight")) and (
+            parameters.get("bias") is None if bias is None else bias.holds(parameters.get("bias"))
+        )
 
     def release(self) -> None:
         super().release()
