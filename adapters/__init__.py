@@ -58,17 +58,23 @@ def _from_entry_points() -> tuple[tuple[Adapter, ...], dict[str, str]]:
     return tuple(found.values()), missing
 
 
-def adapters() -> tuple[Adapter, ...]:
-    """The adapters that can be used here.
+def _built_ins(idle: bool) -> dict[str, Adapter | str]:
+    """Until its library has been imported no model can hold an adapter's neurons, and importing one that a
+    script does not use would cost it half a second: such idle ones are loaded only when asked for."""
+    return {
+        name: _built_in(name)
+        for name, library in _BUILT_IN.items()
+        if idle or library in sys.modules or importlib.util.find_spec(library) is None
+    }
 
-    A built-in one counts once its library has been imported: until then no model can hold its neurons, and
-    importing a library that a script does not use would cost its start up to half a second.
-    """
-    imported = [_built_in(name) for name, library in _BUILT_IN.items() if library in sys.modules]
-    return (*(found for found in imported if not isinstance(found, str)), *_from_entry_points()[0])
+
+def adapters(idle: bool = False) -> tuple[Adapter, ...]:
+    """The adapters that can be used here; with `idle`, also those whose library has not been imported yet."""
+    built_in = (found for found in _built_ins(idle).values() if not isinstance(found, str))
+    return (*built_in, *_from_entry_points()[0])
 
 
-def unavailable() -> dict[str, str]:
+def unavailable(idle: bool = False) -> dict[str, str]:
     """Adapters that cannot be used here, and why."""
-    missing = {name: found for name in _BUILT_IN if isinstance(found := _built_in(name), str)}
+    missing = {name: found for name, found in _built_ins(idle).items() if isinstance(found, str)}
     return missing | _from_entry_points()[1]

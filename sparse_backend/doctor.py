@@ -100,8 +100,9 @@ def _distribution(name: str) -> Finding:
 def _adapters() -> list[Finding]:
     from .adapters import adapters, unavailable
 
-    there = [Finding(f"{adapter.name} adapter", "ok", "ready") for adapter in adapters()]
-    return there + [Finding(f"{name} adapter", "missing", reason) for name, reason in unavailable().items()]
+    there = [Finding(f"{adapter.name} adapter", "ok", "ready") for adapter in adapters(idle=True)]
+    missing = unavailable(idle=True)
+    return there + [Finding(f"{name} adapter", "missing", reason) for name, reason in missing.items()]
 
 
 def _cpu_module() -> Finding:

@@ -155,7 +155,7 @@ def test_each_library_works_without_the_other(missing: str, there: str) -> None:
 
 
 def test_a_library_that_the_script_does_not_use_is_not_imported() -> None:
-    """Importing Norse with its dependencies takes half a second, and an snnTorch script should not pay for it."""
+    """Importing Norse with its dependencies takes half a second; an snnTorch script should not pay for it."""
     script = (
         "import sys, torch, snntorch, sparse_backend\n"
         "net = torch.nn.Sequential(torch.nn.Linear(3, 4), snntorch.Leaky(0.9, init_hidden=True))\n"
