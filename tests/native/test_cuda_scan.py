@@ -5,11 +5,6 @@ On a machine with a GPU the same cases also run on the device through the instal
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-import subprocess
-import sysconfig
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,53 +14,11 @@ import torch
 from . import cases
 from .native_layer import COEFFICIENTS, address
 
-ROOT = Path(__file__).resolve().parents[2]
 STRUCTURE_CODES = {
     "integrator": ("decay", "euler"),
     "pre": ("none", "subtract", "cut_leak", "wipe"),
     "post": ("none", "subtract", "zero", "value", "subtract_all"),
 }
-
-
-@pytest.fixture(scope="module")
-def host_module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """The module `_cuda` with its kernels as host loops, undefined behaviour trapped."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ is needed to build the CUDA kernels for the host")
-    pybind11 = pytest.importorskip("pybind11", reason="pybind11 is needed for the host build")
-    target = tmp_path_factory.mktemp("cuda_shim") / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
-    sources = [
-        str(ROOT / "src_cuda/bindings_cuda.cpp"),
-        "-x",
-        "c++",
-        str(ROOT / "src_cuda/cuda/neuron_scan.cu"),
-    ]
-    includes = [
-        str(Path(__file__).parent / "cuda_shim"),
-        pybind11.get_include(),
-        sysconfig.get_path("include"),
-    ]
-    flags = [
-        "-std=c++17",
-        "-O1",
-        "-fPIC",
-        "-shared",
-        "-fvisibility=hidden",
-        "-ffp-contract=off",
-        "-Wall",
-        "-Wextra",
-    ]
-    flags += ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-fno-sanitize=vptr"]
-    flags += ['-DSPARSE_BACKEND_ARCHITECTURES="host"', "-Werror"]
-    command = [compiler, *flags, *(f"-isystem{path}" for path in includes), *sources, "-o", str(target)]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    spec = importlib.util.spec_from_file_location("_cuda", target)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def scan_fields(
