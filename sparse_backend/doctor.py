@@ -14,6 +14,9 @@ from typing import Any, Literal
 
 import torch
 
+from .errors import ArgumentError
+from .options import native_allowed
+
 __all__ = ["Finding", "examine", "main"]
 
 State = Literal["ok", "missing", "note"]
@@ -107,8 +110,11 @@ def _adapters() -> list[Finding]:
 
 def _cpu_module() -> Finding:
     subject = "CPU kernels"
-    if os.environ.get("SPARSE_BACKEND_NATIVE", "1").strip().lower() in ("0", "off", "false", "no"):
-        return Finding(subject, "missing", "SPARSE_BACKEND_NATIVE rules them out; plain torch is used")
+    try:
+        if not native_allowed():
+            return Finding(subject, "missing", "SPARSE_BACKEND_NATIVE rules them out; plain torch is used")
+    except ArgumentError as error:
+        return Finding(subject, "missing", str(error))
     try:
         module: Any = importlib.import_module("sparse_backend._cpu")
     except ImportError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .errors import ArgumentError, ArgumentTypeError
 
-__all__ = ["GRADIENT_MODES", "Options", "disabled"]
+__all__ = ["GRADIENT_MODES", "Options", "disabled", "native_allowed"]
 
 GRADIENT_MODES = ("sampled", "exact", "window")
 _TRUE = {"1", "true", "yes", "on"}
@@ -74,12 +74,20 @@ class Options:
             if text is not None:
                 values[name] = _parse(name, text)
         values.update({name: value for name, value in overrides.items() if value is not None})
+        native_allowed()  # so that a variable that cannot be read raises here, and not in a backward pass
         return cls(**values)
 
 
 def disabled() -> bool:
     """Whether SPARSE_BACKEND_DISABLE asks for everything to run stock."""
     return _parse_bool("SPARSE_BACKEND_DISABLE", os.environ.get("SPARSE_BACKEND_DISABLE", ""))
+
+
+def native_allowed() -> bool:
+    """Whether SPARSE_BACKEND_NATIVE lets the native CPU kernels run; it does unless it is 0."""
+    text = os.environ.get("SPARSE_BACKEND_NATIVE", "")
+    # "auto" and an empty string are what a build may have been told under the same name.
+    return text.strip().lower() in ("", "auto") or _parse_bool("SPARSE_BACKEND_NATIVE", text)
 
 
 def _require_number(name: str, value: object) -> None:

@@ -65,9 +65,11 @@ class Verification:
         }
 
     def __str__(self) -> str:
-        done, total = len(self.report.accelerated), len(self.report.layers)
+        neurons = [layer for layer in self.report if not layer.feed]
+        done = sum(layer.path == "accelerated" for layer in neurons)
         lines = [
-            f"stock against accelerated ({done} of {total} layers, {self.report.options.gradient}): "
+            f"stock against accelerated ({done} of {len(neurons)} neuron layers, "
+            f"{self.report.options.gradient}): "
             f"largest relative difference {self.worst:.2e}"
         ]
         if self.diverged:

@@ -281,6 +281,18 @@ def test_options_from_the_environment(net: Net, monkeypatch: pytest.MonkeyPatch)
         sparse_backend.accelerate(nn.Sequential(snn.Alpha(0.9, 0.8)))
 
 
+@pytest.mark.parametrize(
+    "name", ["NATIVE", "DISABLE", "STRICT", "SEED", "BUDGET", "BACKWARD_THRESHOLD", "GRADIENT"]
+)
+def test_a_variable_that_cannot_be_read_raises_at_once(
+    net: Net, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(f"SPARSE_BACKEND_{name}", "perhaps")
+    with pytest.raises(ArgumentError, match="'perhaps'"):
+        sparse_backend.accelerate(net)
+    assert type(net.lif1) is snn.Leaky
+
+
 def test_the_kill_switch(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARSE_BACKEND_DISABLE", "1")
     kinds = [type(module) for module in net.modules()]

@@ -56,7 +56,7 @@ def test_exact_agrees_in_every_output_and_gradient(net: Net, x: Tensor) -> None:
     assert set(result.gradients) == {name for name, _ in net.named_parameters()} | {"input[0]"}
     assert (result.diverged, result.batch) == (0, 4)
     assert 0 < result.worst < 1e-4
-    assert "4 of 4 layers" in str(result) and "fc1.weight" in str(result)
+    assert "2 of 2 neuron layers" in str(result) and "fc1.weight" in str(result)
     assert result.as_dict()["worst"] == result.worst
 
 

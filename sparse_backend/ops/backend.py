@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
 import warnings
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from ..errors import ArgumentError
+from ..options import native_allowed
 from . import cost, events, reference
 from .contract import Layer, LayerGradients, LayerOutputs, OutputGradients
 
@@ -23,11 +22,8 @@ _warned = False
 def native() -> ModuleType | None:
     """The native CPU module, or None (said once) when it was not built or SPARSE_BACKEND_NATIVE=0 rules it
     out."""
-    choice = os.environ.get("SPARSE_BACKEND_NATIVE", "1").strip().lower()
-    if choice in ("0", "off", "false", "no"):
+    if not native_allowed():
         return None
-    if choice not in ("", "1", "on", "true", "yes", "auto"):
-        raise ArgumentError(f"SPARSE_BACKEND_NATIVE={choice!r} must be 1 or 0")
     try:
         return importlib.import_module("sparse_backend._cpu")
     except ImportError as error:

@@ -24,6 +24,8 @@ def stack(tensors: Sequence[Any], dim: int = 0) -> Tensor:
     runs = _runs(tensors, "torch.stack")
     if len(runs) == 1 and dim == 0:
         return runs[0](True)
+    if len(runs) > 1 and any(not isinstance(t, Tensor) or t.shape != tensors[0].shape for t in tensors):
+        return torch.stack([resolve(t) for t in tensors], dim)  # torch says in its own words what is wrong
     rank = len(tensors[0].shape) + 1
     if len(runs) == 1 and -rank <= dim < rank:
         return runs[0](False).movedim(0, dim % rank).contiguous()

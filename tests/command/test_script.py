@@ -113,3 +113,5 @@ def test_doctor(tmp_path):
     assert "CPU kernels" in ours.stdout and "\x1b" not in ours.stdout
     without = python(tmp_path, "-m", "sparse_backend", "doctor", SPARSE_BACKEND_NATIVE="0")
     assert without.returncode == 1 and "SPARSE_BACKEND_NATIVE" in without.stdout
+    unreadable = python(tmp_path, "-m", "sparse_backend", "doctor", SPARSE_BACKEND_NATIVE="perhaps")
+    assert unreadable.returncode == 1 and "must be 1 or 0" in unreadable.stdout

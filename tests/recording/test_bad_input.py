@@ -81,6 +81,19 @@ def test_a_wrong_state_raises_as_in_stock(net: Twins, x: Tensor) -> None:
         assert results[0] == results[1]
 
 
+@pytest.mark.parametrize("other", [torch.zeros(0), torch.zeros(BATCH, HIDDEN + 1), None])
+def test_stacking_unequal_steps_raises_as_in_stock(net: Twins, x: Tensor, other: Tensor | None) -> None:
+    results = []
+    for model in (net.stock, net.fast):
+        mem1 = start(model)[0]
+        spikes: list[Any] = [other]
+        for frame in x:
+            spk, mem1 = model.lif1(model.fc1(frame), mem1)
+            spikes.append(spk)
+        results.append(outcome(lambda spikes=spikes: torch.stack(spikes)))  # type: ignore[misc]
+    assert results[0] == results[1] and results[0] is not None
+
+
 def test_no_time_steps_at_all(net: Twins) -> None:
     for model in (net.stock, net.fast):
         with pytest.raises(RuntimeError, match="non-empty"):
