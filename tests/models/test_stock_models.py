@@ -7,13 +7,19 @@ are counted apart.
 
 from __future__ import annotations
 
+import zlib
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from plans import NeuronPlan, Plan, Result, plans, run, twins
 from snntorch import surrogate
+from torch import Tensor
 
 import sparse_backend
+from sparse_backend.neurons import Surrogate
+from sparse_backend.ops.random import offsets, stream_key
 
 
 def assert_same(got: Result, want: Result, tolerance: float) -> None:
@@ -61,6 +67,12 @@ def test_random_models_and_windows(plan: Plan) -> None:
 )
 def test_sizes(steps: int, batch: int, widths: tuple[int, ...], density: float, cut_every: int) -> None:
     check(Plan(widths=widths, steps=steps, batch=batch, density=density, cut_every=cut_every))
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(plan=plans(max_steps=300, max_width=300, max_batch=64))
+def test_random_sizes(plan: Plan) -> None:
+    check(plan)
 
 
 FACTORIES = {
@@ -130,6 +142,64 @@ def test_sampled_gradients_repeat_with_the_seed() -> None:
     first, again, other = gradients(1), gradients(1), gradients(2)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+class _Drawn(torch.autograd.Function):
+    """H(x) with a given derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * ctx.saved_tensors[0], None
+
+
+class Sampler:
+    """A `spike_grad` for a stock Leaky that samples as the documentation says: systematic along time."""
+
+    def __init__(self, surrogate: Surrogate, level: float, key: int) -> None:
+        self.surrogate, self.level, self.key = surrogate, level, key
+        self.calls = 0
+        self.accumulated: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls % 2:  # Leaky asks twice a step; the first time for its reset, which it detaches
+            return (x > 0).to(x.dtype)
+        if self.accumulated is None:
+            self.accumulated = offsets(self.key, *x.shape, like=x.detach())
+        value = self.surrogate.derivative(x.detach())
+        certain = value.abs() >= self.level
+        self.accumulated = self.accumulated + torch.where(certain, 0, value.abs() / self.level)
+        taken = ~certain & (self.accumulated >= 1)
+        self.accumulated = self.accumulated - taken.to(x.dtype)
+        slope = torch.where(certain, value, torch.where(taken, value.sign() * self.level, 0))
+        return _Drawn.apply(x, slope)
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero", "none"])
+def test_a_sampled_gradient_is_stocks_with_the_values_that_were_drawn(reset: str) -> None:
+    neuron = NeuronPlan(reset=reset, learn_beta=True, learn_threshold=True)
+    plan = Plan(
+        widths=(40, 30, 10), neurons=(neuron, neuron), steps=50, batch=8, density=0.2, loss="hidden", seed=3
+    )
+    stock, fast = twins(plan, torch.float64)
+    report = sparse_backend.accelerate(fast, seed=9, budget=0.1)
+    run(fast, torch.float64)  # the first batch finds the levels
+    for index, lif in enumerate(stock.neurons):
+        name = f"neurons.{index}"
+        runtime = report[name].runtime
+        assert runtime is not None and runtime.level is not None
+        key = stream_key(9, zlib.crc32(name.encode()) << 20 | index, runtime.calls)
+        lif.spike_grad = Sampler(plan.surrogate, runtime.level, key)
+    got, want = run(fast, torch.float64), run(stock, torch.float64)
+    assert_same(got, want, 1e-10)
+    exact = run(twins(plan, torch.float64)[0], torch.float64)
+    name = "feeds.0.weight"
+    assert (exact.gradients[name] - want.gradients[name]).norm() > 0.02 * exact.gradients[name].norm()
 
 
 def test_sampled_mean_over_seeds_is_the_stock_gradient() -> None:
