@@ -170,7 +170,8 @@ class Sampler:
         if self.calls % 2:  # Leaky asks twice a step; the first time for its reset, which it detaches
             return (x > 0).to(x.dtype)
         if self.accumulated is None:
-            self.accumulated = offsets(self.key, *x.shape, like=x.detach())
+            batch, width = x.shape
+            self.accumulated = offsets(self.key, batch, width, x.detach())
         value = self.surrogate.derivative(x.detach())
         certain = value.abs() >= self.level
         self.accumulated = self.accumulated + torch.where(certain, 0, value.abs() / self.level)
@@ -194,7 +195,7 @@ def test_a_sampled_gradient_is_stocks_with_the_values_that_were_drawn(reset: str
         runtime = report[name].runtime
         assert runtime is not None and runtime.level is not None
         key = stream_key(9, zlib.crc32(name.encode()) << 20 | index, runtime.calls)
-        lif.spike_grad = Sampler(plan.surrogate, runtime.level, key)
+        lif.spike_grad = Sampler(plan.surrogate, runtime.level, key)  # type: ignore[assignment]
     got, want = run(fast, torch.float64), run(stock, torch.float64)
     assert_same(got, want, 1e-10)
     exact = run(twins(plan, torch.float64)[0], torch.float64)
