@@ -111,7 +111,10 @@ class NeuronLayer(ABC):
 
 def version(tensor: Tensor) -> int:
     """How often the tensor was written to in place; -1 for inference tensors, which do not count."""
-    return -1 if tensor.is_inference() else tensor._version
+    try:
+        return tensor._version
+    except RuntimeError:
+        return -1
 
 
 def check_threshold(name: str, value: Tensor, *, positive: bool) -> None:

@@ -17,12 +17,12 @@ __all__ = [
     "address",
     "below_autograd",
     "copy_on_write",
-    "has_backward_hooks",
     "has_global_hooks",
     "in_clean_thread",
     "invisible_to_dynamo",
     "lazy_clone",
     "modes_matter",
+    "must_run_now",
     "patch_function_apply",
     "read_pointer",
     "wrap",
@@ -105,6 +105,24 @@ def modes_matter() -> bool:
     )
 
 
+def must_run_now(module: torch.nn.Module) -> bool:
+    """Whether a call of `module` cannot be put off: `modes_matter`, or hooks wait for its gradient.
+
+    Asked at every recorded step, hence one expression, with the likeliest first.
+    """
+    return bool(
+        module._backward_hooks
+        or module._backward_pre_hooks
+        or _dispatch_modes()
+        or _functorch()
+        or _autocast()
+        or _anomaly()
+        or _tracing() is not None
+        or _saved_hooks(True) is not None
+        or (_function_modes() and not _only_device_modes())
+    )
+
+
 def _only_device_modes() -> bool:
     """Whether all function modes are those of `torch.set_default_device`, which change nothing recorded."""
     stack = getattr(torch.overrides, "_get_current_function_mode_stack", None)
@@ -132,11 +150,6 @@ def in_clean_thread(function: Callable[[], R], grad: bool, inference: bool) -> R
 
     with ThreadPoolExecutor(1, thread_name_prefix="sparse_backend-flush") as pool:
         return pool.submit(body).result()
-
-
-def has_backward_hooks(module: torch.nn.Module) -> bool:
-    """Whether hooks of this module wait for the gradient of a single call."""
-    return bool(module._backward_hooks or module._backward_pre_hooks)
 
 
 def has_global_hooks() -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SparseBackendError
-from ..torch_private import has_backward_hooks, has_global_hooks, modes_matter
+from ..torch_private import address, has_global_hooks, must_run_now
 from . import backoff
 from .capture import Capture, Inputs, recordable
 from .deferred import Deferred
@@ -29,9 +29,7 @@ def _paused() -> bool:
 
 def _deferrable(module: nn.Module) -> bool:
     """Whether a call of `module` may be put off."""
-    return not (
-        has_backward_hooks(module) or has_global_hooks() or torch.compiler.is_compiling() or modes_matter()
-    )
+    return not (must_run_now(module) or has_global_hooks() or torch.compiler.is_compiling())
 
 
 def _source(place: Place) -> tuple[Source, bool]:
@@ -214,13 +212,16 @@ def _new_neuron(
     source, source_grad = _source(place)
     own_grad = segment.grad and (source_grad or any(value.requires_grad for value in coefficients))
     requires_grad = own_grad or (segment.grad and any(value.requires_grad for value in state or ()))
+    parameters = tuple(map(Capture, layer.parameters(module)))
+    places = {captured.address for captured in parameters}
     use = NeuronUse(
         module=module,
         layer=layer,
         spec=neuron.spec,
-        coefficients=tuple(map(Capture, coefficients)),
+        # What is not the module's own was computed for this stream alone.
+        coefficients=tuple(Capture(value, shared=address(value) in places) for value in coefficients),
         fingerprint=layer.fingerprint(module),
-        parameters=tuple(map(Capture, layer.parameters(module))),
+        parameters=parameters,
         shapes=(shape, *[state_shape] * poles),
         dtypes=(layer.output_dtype(module, dtype), *[dtype] * poles),
         device=device,

@@ -33,13 +33,14 @@ class Capture:
     graph, afterwards.
     """
 
-    __slots__ = ("_address", "_alias", "_version", "tensor")
+    __slots__ = ("_alias", "_version", "address", "tensor")
 
-    def __init__(self, tensor: Tensor) -> None:
-        alias = copy_on_write(tensor)
+    def __init__(self, tensor: Tensor, shared: bool = True) -> None:
+        """shared: whether anybody else can write to it."""
+        alias = copy_on_write(tensor) if shared else tensor
         self.tensor = tensor
         self._alias = tensor.clone() if alias is None else alias
-        self._address = address(tensor)
+        self.address = address(tensor)
         # A write to memory shared with the alias moves the tensor; the version counts only without one.
         self._version = -1 if alias is not None or tensor.is_inference() else tensor._version
 
@@ -48,7 +49,7 @@ class Capture:
         held = self.tensor
         return (
             tensor is held
-            and address(held) == self._address
+            and address(held) == self.address
             and (self._version < 0 or held._version == self._version)
         )
 

@@ -111,13 +111,13 @@ def make_cut(blank: Tensor, source: Stream, step: int, slot: int) -> Deferred:
     return deferred
 
 
-@functools.lru_cache(maxsize=64)
 def _nan(dtype: torch.dtype, device: torch.device, linked: bool) -> Tensor:
     with torch.inference_mode(False), torch.set_grad_enabled(linked):
         nan = torch.full((), float("nan"), dtype=dtype, device=device)
         return _Link.apply(torch.zeros((), requires_grad=True), nan) if linked else nan
 
 
+@functools.lru_cache(maxsize=256)
 def blank(shape: torch.Size, dtype: torch.dtype, device: torch.device, requires_grad: bool) -> Tensor:
     """What deferred tensors of this kind are views of."""
     with torch.inference_mode(False), torch.set_grad_enabled(requires_grad):

@@ -43,7 +43,8 @@ class NeuronUse:
 
     def unchanged(self, module: nn.Module, layer: Layer) -> bool:
         """Whether the module is still as it was."""
-        if layer.fingerprint(module) != self.fingerprint:
+        fingerprint = layer.fingerprint(module)
+        if fingerprint is not self.fingerprint and fingerprint != self.fingerprint:
             return False
         captures, parameters = self.parameters, layer.parameters(module)
         if len(parameters) != len(captures):

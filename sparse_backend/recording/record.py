@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..torch_private import has_backward_hooks, modes_matter
+from ..torch_private import must_run_now
 from .begin import record_new_feed, record_new_sequence, record_new_step
 from .capture import Inputs
 from .deferred import Deferred
@@ -27,13 +27,15 @@ def record_feed(module: nn.Linear, input: Tensor) -> Tensor:
                 if (
                     type(stream) is FeedStream
                     and stream.count == input._step
-                    and not (stream.whole or has_backward_hooks(module))
+                    and not (stream.whole or must_run_now(module))
                     and stream.unchanged(module)
-                    and not modes_matter()
                 ):
-                    with segment.lock:
+                    segment.acquire()
+                    try:
                         if not segment.closed:
                             return stream.advance()
+                    finally:
+                        segment.release()
         else:
             stream = segment.entries.get(id(module))
             if (
@@ -41,14 +43,16 @@ def record_feed(module: nn.Linear, input: Tensor) -> Tensor:
                 and stream.count < segment.limit
                 and isinstance(stream.source, Inputs)
                 and stream.source.fits(input, segment.grad and input.requires_grad)
-                and not (stream.whole or has_backward_hooks(module))
+                and not (stream.whole or must_run_now(module))
                 and stream.unchanged(module)
-                and not modes_matter()
             ):
-                with segment.lock:
+                segment.acquire()
+                try:
                     if not segment.closed:
                         stream.source.append(input)
                         return stream.advance()
+                finally:
+                    segment.release()
     return record_new_feed(module, input)
 
 
@@ -68,13 +72,15 @@ def record_step(
                 type(stream) is NeuronStream
                 and stream.count == input._step
                 and stream.follows(state)
-                and not has_backward_hooks(module)
+                and not must_run_now(module)
                 and stream.use.unchanged(module, layer)
-                and not modes_matter()
             ):
-                with segment.lock:
+                segment.acquire()
+                try:
                     if not segment.closed:
                         return stream.advance_neuron(state[0]._cut)  # type: ignore[index, union-attr]
+                finally:
+                    segment.release()
     return record_new_step(module, layer, input, state)
 
 

@@ -152,9 +152,9 @@ class FeedStream(Stream):
     def unchanged(self, module: nn.Module) -> bool:
         """Whether the module's parameters are those captured, untouched."""
         parameters, bias = module._parameters, self.bias
-        return self.weight.holds(parameters.get("weight")) and (
-            parameters.get("bias") is None if bias is None else bias.holds(parameters.get("bias"))
-        )
+        if not self.weight.holds(parameters.get("weight")):
+            return False
+        return parameters.get("bias") is None if bias is None else bias.holds(parameters.get("bias"))
 
     def release(self) -> None:
         super().release()
