@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..accelerate import examine
+from ..adapters import Claim
 from .results import LayerActivity
 
 __all__ = ["AcceleratedActivity", "Activity", "StockActivity"]
@@ -47,7 +49,7 @@ class StockActivity:
         spikes = spikes.detach()
         with torch.no_grad():
             if not bool(((spikes == 0) | (spikes == 1)).all()):
-                return  # the membrane potential of an integrator
+                return  # the membrane potential of an integrator that is not known
             counts = self._counts.setdefault(module, [0.0, 0.0])
             counts[0] += float(torch.count_nonzero(spikes))
             counts[1] += spikes.numel()
@@ -113,6 +115,10 @@ def _counts(runtime: Any) -> tuple[float, ...]:
 
 
 def _is_neuron(module: nn.Module) -> bool:
+    """Whether the module fires, as far as its class tells."""
     if next(module.children(), None) is not None:
         return False
+    decision = examine(module)
+    if isinstance(decision, Claim):
+        return decision.surrogate is not None  # an integrator at rest looks like a neuron without spikes
     return any(cls.__module__.partition(".")[0] in _LIBRARIES for cls in type(module).__mro__)

@@ -63,3 +63,17 @@ for epoch in range(4):
     print(f"epoch {epoch} loss {loss.item():.4f}")
 print(type(fc1).__name__, type(lif1).__name__)
 """
+
+INTEGRATOR = """
+import norse.torch as norse
+import torch
+from torch import nn
+
+net = norse.SequentialState(nn.Linear(4, 5), norse.LIF(), nn.Linear(5, 2, bias=False), norse.LI())
+optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+for _ in range(2):
+    voltages, _ = net(torch.zeros(6, 3, 4))
+    optimizer.zero_grad()
+    voltages.sum().backward()
+    optimizer.step()
+"""

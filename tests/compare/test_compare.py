@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from scripts import FREE_FUNCTION, TRAIN
+from scripts import FREE_FUNCTION, INTEGRATOR, TRAIN
 
 pytest.importorskip("snntorch")
 
@@ -54,6 +54,15 @@ def test_layers_called_from_a_free_function(tmp_path):
     assert "not found" in done.stdout, "the script prints no accuracy"
     assert "AcceleratedLinear AcceleratedLeaky" in (tmp_path / "out" / "exact.log").read_text()
     assert "Linear Leaky" in (tmp_path / "out" / "stock.log").read_text()
+
+
+def test_an_integrator_is_not_a_layer_without_spikes(tmp_path):
+    pytest.importorskip("norse")
+    (tmp_path / "quiet.py").write_text(INTEGRATOR)
+    done = compare(tmp_path, "--variants", "stock,exact", "--output", "out", "quiet.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for variant in json.loads((tmp_path / "out" / "results.json").read_text())["variants"]:
+        assert [(layer["name"], layer["first_spikes"]) for layer in variant["layers"]] == [("1", 0.0)]
 
 
 def test_failing_script_shows_its_traceback(tmp_path):
