@@ -26,7 +26,9 @@ void convert(const EventPieces& events, To* out) {
 
 template <class To>
 void write_converted(const Compressed& result, int64_t out) {
-    if (result.value_dtype == float64)
+    if (result.all_ones)  // no values were kept
+        std::fill(writable<To>(out), writable<To>(out) + result.events.count, To(1));
+    else if (result.value_dtype == float64)
         convert<To, double>(result.events, writable<To>(out));
     else
         convert<To, float>(result.events, writable<To>(out));

@@ -64,16 +64,21 @@ struct EventSink {
     int64_t* row_counts;  // [rows]
 };
 
+// What the step leaves as bits, one per neuron.
+struct StepBits {
+    uint64_t *fired, *near, *reset;  // u > threshold; u close enough to the threshold; m before the step > threshold
+};
+
 // One thread's progress through one batch element of the forward scan.
 template <class Real>
 struct ForwardCursor {
     int64_t b, t;
     Real *m, *i;                              // padded state rows
-    Real *current, *u, *sigma;                // padded scratch rows
+    Real *current, *u;                        // padded scratch rows
     Real* sum;                                // accumulators of the systematic sampling
     Real *m_prev, *i_prev;                    // previous state, kept for the carriers
     Real *carrier_m, *carrier_i, *carrier_u;  // [carrier_count, padded]
-    uint64_t *spiked, *bits;                  // one bit per neuron; spiked also serves the active list
+    StepBits bits;
     EventSink spike_sink, active_sink, reset_sink;
     Real* active_u;         // [active_sink.capacity]
     Real* active_carriers;  // [active_sink.capacity, carrier_count]
@@ -94,7 +99,7 @@ struct GradientView {
     Strided<Real> d_current;
     Real* d_current_sum;  // [B, N]
     Real *d_m0, *d_i0;    // [B, N]
-    bool want_weight, want_bias;
+    bool want_weight;
     bool trace;             // dW in trace form
     Strided<const Real> x;  // dense input of the trace form; absent: the layer's input events
     bool want_membrane, want_gain, want_synapse, want_leak, want_threshold, want_reset, want_graded;
@@ -148,8 +153,9 @@ struct Kernels {
     void (*dense_reverse)(const LayerView<Real>&, const GradientView<Real>&, const SlotSums<Real>&,
                           ReverseScratch<Real>&, int64_t b);
     bool (*is_supported)(Integrator, int poles, Pre, Post);
-    // Non-zero entries of one row: writes indices and values, returns their number; clears *all_ones.
-    int64_t (*compress_row)(const Real* x, const Real* next, int64_t n, int32_t* idx, Real* val, bool* all_ones);
+    // Non-zero entries of one row: writes indices and values, returns their number. Without val, -1 where an entry is
+    // not one. The row at ahead is prefetched.
+    int64_t (*compress_row)(const Real* x, const Real* ahead, int64_t n, int32_t* idx, Real* val);
     void (*transpose)(const Real* source, int64_t source_stride, int64_t rows, int64_t columns, Real* target,
                       int64_t target_stride, int64_t filled);
     void (*add_rows)(Real* target, const Real* source, int64_t n);
@@ -158,8 +164,7 @@ struct Kernels {
 struct KernelSet {
     Kernels<float> float32;
     Kernels<double> float64;
-    int64_t (*compress_bytes)(const uint8_t* x, const uint8_t* next, int64_t n, int32_t* idx, float* val,
-                              bool* all_ones);
+    int64_t (*compress_bytes)(const uint8_t* x, const uint8_t* ahead, int64_t n, int32_t* idx, float* val);
 };
 
 }  // namespace sparse_backend

@@ -72,7 +72,6 @@ GradientView<Real> gradient_view(const Gradients& g) {
     view.d_m0 = writable<Real>(g.d_m0);
     view.d_i0 = writable<Real>(g.d_i0);
     view.want_weight = g.d_weight;
-    view.want_bias = g.d_bias;
     view.x = {address<Real>(g.x), g.x_stride_t, g.x_stride_b};
     view.want_membrane = g.d_membrane;
     view.want_gain = g.d_gain;

@@ -28,7 +28,7 @@ void recompute(const LayerView<Real>& layer, const GradientView<Real>& grads, co
         input_row(layer, b, t, t == 0, cursor.current);
         if (needs_current(grads))
             table.current(layer.coefficients, n, cursor.current, cursor.m, cursor.i, scratch.i_new + t * n);
-        table.step(layer.coefficients, n, cursor.current, cursor.m, cursor.i, u);
+        table.step(layer.coefficients, n, cursor.current, cursor.m, cursor.i, u, rule.limit, cursor.bits);
         if (layer.post != Post::none) store_row(scratch.m + t * n, cursor.m, n);
         if (layer.gradient == Gradient::sampled)
             rule.apply(rule, n, u, layer.coefficients.threshold, cursor.sum, scratch.sigma + t * n);
@@ -78,25 +78,29 @@ void coefficient_sums(const LayerView<Real>& layer, const GradientView<Real>& gr
         for (int64_t j = 0; j < n; ++j) sums.graded[j] += spike_at(j) * scratch.g_z[j];
 }
 
-// Gradients from outside on z[t], m[t] and i[t] as padded rows.
+// Gradients from outside on z[t], m[t] and i[t] as padded rows. A row that nothing reaches before the last step is
+// cleared in the first two calls.
 template <class Real>
 void outer_gradients(const LayerView<Real>& layer, const GradientView<Real>& grads, ReverseScratch<Real>& scratch,
                      int64_t b, int64_t t) {
     const int64_t n = layer.padded, width = layer.width, row = b * layer.steps + t;
-    const auto load = [&](Real* to, const Strided<const Real>& from) {
-        if (from.data)
-            load_row(to, from.data + t * from.stride_t + b * from.stride_b, width, n);
-        else
+    const bool last = t == layer.steps - 1;
+    const auto load = [&](Real* to, const Strided<const Real>& from, bool changed) {
+        if (from.data) {
+            const Real* source = from.data + t * from.stride_t + b * from.stride_b;
+            if (t >= prefetch_distance) prefetch_row(source - prefetch_distance * from.stride_t, width);
+            load_row(to, source, width, n);
+        } else if (changed) {
             fill_row(to, n, Real(0));
+        }
     };
-    load(scratch.g_z, grads.g_spikes);
-    load(scratch.g_m, grads.g_membrane);
+    load(scratch.g_z, grads.g_spikes, last || grads.g_active);
+    load(scratch.g_m, grads.g_membrane, t >= layer.steps - 2);
     if (grads.g_active)
         for (int64_t e = grads.active.ptr[row]; e < grads.active.ptr[row + 1]; ++e)
             scratch.g_z[grads.active.idx[e]] += grads.g_active[e];
-    const bool last = t == layer.steps - 1;
     if (last && grads.g_m_last) add_row(scratch.g_m, grads.g_m_last + b * width, width);
-    fill_row(scratch.g_i, n, Real(0));
+    if (t >= layer.steps - 2) fill_row(scratch.g_i, n, Real(0));
     if (last && grads.g_i_last && layer.poles == 2) add_row(scratch.g_i, grads.g_i_last + b * width, width);
 }
 
@@ -107,6 +111,8 @@ void dense_reverse(const LayerView<Real>& layer, const GradientView<Real>& grads
     const StepTable<Real> table = find_step<Real>(layer.integrator, layer.poles, layer.pre, layer.post);
     const SigmaRule<Real> rule = sigma_rule(layer, layer.gradient);
     ForwardCursor<Real>& cursor = scratch.forward;
+    const bool learns =
+        needs_current(grads) || grads.want_leak || grads.want_threshold || grads.want_reset || grads.want_graded;
     recompute(layer, grads, table, scratch, b);
     start_state(layer, b, cursor.m, cursor.i);
     const Real* m_rows = layer.post == Post::none ? scratch.u : scratch.m;
@@ -130,8 +136,8 @@ void dense_reverse(const LayerView<Real>& layer, const GradientView<Real>& grads
             rule.apply(rule, n, at.u, layer.coefficients.threshold, cursor.sum, sigma);
         table.reverse(layer.coefficients, n,
                       {at.u, at.m_prev, at.m, sigma, scratch.g_z, scratch.g_m, scratch.g_i, scratch.mu, scratch.carry,
-                       scratch.lambda, scratch.l, scratch.spike, scratch.eta});
-        coefficient_sums(layer, grads, sums, scratch, at);
+                       scratch.lambda, scratch.l, scratch.spike, scratch.eta, sums.bias, learns});
+        if (learns) coefficient_sums(layer, grads, sums, scratch, at);
         add_products(layer, grads, sums, scratch, b, t, scratch.lambda);
     }
     initial_gradients(layer, grads, scratch, b);

@@ -23,13 +23,15 @@ struct DenseInput {
     int64_t steps, batch, width, stride_t, stride_b;
 
     const Input* row(int64_t b, int64_t t) const { return data + t * stride_t + b * stride_b; }
-    int64_t compress(int64_t b, int64_t t, int32_t* idx, Value* val, bool* all_ones) const {
-        const Input* next = t + 1 < steps && stride_t ? row(b, t + 1) : nullptr;
+    // Without val: -1 where an entry is not one.
+    int64_t compress(int64_t b, int64_t t, int32_t* idx, Value* val) const {
+        const Input* ahead = t + distance < steps && stride_t ? row(b, t + distance) : nullptr;
         if constexpr (std::is_same_v<Input, uint8_t>)
-            return kernels().compress_bytes(row(b, t), next, width, idx, val, all_ones);
+            return kernels().compress_bytes(row(b, t), ahead, width, idx, val);
         else
-            return kernels_for<Input>().compress_row(row(b, t), next, width, idx, val, all_ones);
+            return kernels_for<Input>().compress_row(row(b, t), ahead, width, idx, val);
     }
+    static constexpr int64_t distance = 2;  // rows ahead that are prefetched
 };
 
 // Whether a sample of rows, spread over the tensor, is far denser than the limit: then reading the rest
@@ -40,14 +42,58 @@ bool looks_dense(const DenseInput<Input>& x, double limit) {
     const int64_t rows = x.steps * x.batch, sampled = std::min<int64_t>(rows, 32);
     Buffer<int32_t> idx(x.width + slack);
     Buffer<Value> val(x.width + slack);
-    bool ones = true;
     int64_t count = 0;
     for (int64_t k = 0; k < sampled; ++k) {
         const int64_t row = rows * k / sampled + (rows / sampled) / 2;
-        count += x.compress(row / x.steps, row % x.steps, idx.get(), val.get(), &ones);
+        count += x.compress(row / x.steps, row % x.steps, idx.get(), val.get());
     }
     return double(count) > 2 * limit * double(sampled) * double(x.width);
 }
+
+// The events of a range of the batch. Values are kept from the first one that is not one.
+template <class Input>
+class CompressedRange {
+  public:
+    typedef typename DenseInput<Input>::Value Value;
+
+    // Returns the number of events of batch element b.
+    int64_t add(const DenseInput<Input>& x, int64_t b, int64_t* row_counts) {
+        const int64_t before = count_;
+        for (int64_t t = 0; t < x.steps; ++t) {
+            idx_.reserve(count_ + x.width + slack, count_);
+            if (valued_) val_.reserve(idx_.capacity(), count_);
+            int64_t added = x.compress(b, t, idx_.get() + count_, valued_ ? val_.get() + count_ : nullptr);
+            if (added < 0) {
+                valued_ = true;
+                val_.reserve(idx_.capacity());
+                std::fill(val_.get(), val_.get() + count_, Value(1));
+                added = x.compress(b, t, idx_.get() + count_, val_.get() + count_);
+            }
+            row_counts[b * x.steps + t] = added;
+            count_ += added;
+        }
+        return count_ - before;
+    }
+
+    bool all_ones() const { return !valued_; }
+
+    void finish(EventPieces::Piece& piece, bool with_values) {
+        piece.idx.assign(idx_.get(), idx_.get() + count_);
+        if (!with_values) return;
+        piece.values.resize(size_t(count_) * sizeof(Value));
+        Value* values = reinterpret_cast<Value*>(piece.values.data());
+        if (valued_)
+            std::copy(val_.get(), val_.get() + count_, values);
+        else
+            std::fill(values, values + count_, Value(1));
+    }
+
+  private:
+    Buffer<int32_t> idx_;
+    Buffer<Value> val_;
+    int64_t count_ = 0;
+    bool valued_ = false;
+};
 
 template <class Input>
 std::unique_ptr<Compressed> compress_typed(const DenseInput<Input>& x, double limit, int64_t threads) {
@@ -61,39 +107,24 @@ std::unique_ptr<Compressed> compress_typed(const DenseInput<Input>& x, double li
     EventPieces& events = result->events;
     events.pieces.resize(size_t(ranges));
     events.row_counts.resize(size_t(rows));
-    std::vector<char> ones(size_t(ranges), 1);
+    std::vector<CompressedRange<Input>> parts(static_cast<size_t>(ranges));
     std::atomic<int64_t> total{0};
     ParallelErrors errors;
 #pragma omp parallel for schedule(static, 1) num_threads(int(ranges))
     for (int64_t r = 0; r < ranges; ++r)
         errors.guard([&] {
-            Buffer<int32_t> idx;
-            Buffer<Value> val;
-            int64_t count = 0;
-            bool all_ones = true;
             const int64_t to = x.batch * (r + 1) / ranges;
             for (int64_t b = x.batch * r / ranges; b < to; ++b) {
-                const int64_t before = count;
-                for (int64_t t = 0; t < x.steps; ++t) {
-                    idx.reserve(count + x.width + slack, count);
-                    val.reserve(count + x.width + slack, count);
-                    const int64_t added = x.compress(b, t, idx.get() + count, val.get() + count, &all_ones);
-                    events.row_counts[size_t(b * x.steps + t)] = added;
-                    count += added;
-                }
+                const int64_t added = parts[size_t(r)].add(x, b, events.row_counts.data());
                 // The total can only grow: past the limit the outcome is certain, whoever notices first.
-                if (double(total += count - before) > most) break;
+                if (double(total += added) > most) break;
             }
-            ones[size_t(r)] = all_ones;
-            EventPieces::Piece& piece = events.pieces[size_t(r)];
-            piece.idx.assign(idx.get(), idx.get() + count);
-            const char* bytes = reinterpret_cast<const char*>(val.get());
-            piece.values.assign(bytes, bytes + size_t(count) * sizeof(Value));
         });
     errors.rethrow();
     if (double(total) > most) return nullptr;
     events.count = total;
-    for (const char one : ones) result->all_ones = result->all_ones && one;
+    for (const CompressedRange<Input>& part : parts) result->all_ones = result->all_ones && part.all_ones();
+    for (size_t r = 0; r < parts.size(); ++r) parts[r].finish(events.pieces[r], !result->all_ones);
     return result;
 }
 

@@ -53,7 +53,7 @@ struct ForwardResult {
 };
 
 struct Compressed {
-    EventPieces events;         // values: the non-zero entries
+    EventPieces events;         // values: the non-zero entries, none if all are ones
     int value_dtype = float32;  // of the values; float32 for byte inputs
     bool all_ones = true;
     int64_t entries = 0;  // of the dense input

@@ -52,51 +52,96 @@ SB_INLINE uint32_t greater16(const double* a, const double* b) {
     return bits;
 }
 
-// Bit k: a[k] != 0, for 16 entries; true for NaN.
-SB_INLINE uint32_t nonzero16(const float* a) {
+// Bit k: |a[k] - b[k]| < limit, for 16 entries.
+SB_INLINE uint32_t near16(const float* a, const float* b, float limit) {
 #if defined(__AVX512F__)
-    return _mm512_cmp_ps_mask(_mm512_loadu_ps(a), _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    const __m512 distance = _mm512_abs_ps(_mm512_sub_ps(_mm512_loadu_ps(a), _mm512_loadu_ps(b)));
+    return _mm512_cmp_ps_mask(distance, _mm512_set1_ps(limit), _CMP_LT_OQ);
+#else
+    float distance[16], limits[16];
+    for (int k = 0; k < 16; ++k) distance[k] = __builtin_fabsf(a[k] - b[k]);
+    for (int k = 0; k < 16; ++k) limits[k] = limit;
+    return greater16(limits, distance);
+#endif
+}
+
+SB_INLINE uint32_t near16(const double* a, const double* b, double limit) {
+#if defined(__AVX512F__)
+    uint32_t bits = 0;
+    for (int k = 0; k < 16; k += 8) {
+        const __m512d distance = _mm512_abs_pd(_mm512_sub_pd(_mm512_loadu_pd(a + k), _mm512_loadu_pd(b + k)));
+        bits |= uint32_t(_mm512_cmp_pd_mask(distance, _mm512_set1_pd(limit), _CMP_LT_OQ)) << k;
+    }
+    return bits;
+#else
+    double distance[16], limits[16];
+    for (int k = 0; k < 16; ++k) distance[k] = __builtin_fabs(a[k] - b[k]);
+    for (int k = 0; k < 16; ++k) limits[k] = limit;
+    return greater16(limits, distance);
+#endif
+}
+
+// Bit k: a[k] != value, for 16 entries; true for NaN.
+SB_INLINE uint32_t differs16(const float* a, float value) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask(_mm512_loadu_ps(a), _mm512_set1_ps(value), _CMP_NEQ_UQ);
 #elif defined(__AVX__)
-    const __m256 zero = _mm256_setzero_ps();
-    const __m256 low = _mm256_cmp_ps(_mm256_loadu_ps(a), zero, _CMP_NEQ_UQ);
-    const __m256 high = _mm256_cmp_ps(_mm256_loadu_ps(a + 8), zero, _CMP_NEQ_UQ);
+    const __m256 same = _mm256_set1_ps(value);
+    const __m256 low = _mm256_cmp_ps(_mm256_loadu_ps(a), same, _CMP_NEQ_UQ);
+    const __m256 high = _mm256_cmp_ps(_mm256_loadu_ps(a + 8), same, _CMP_NEQ_UQ);
     return uint32_t(_mm256_movemask_ps(low)) | uint32_t(_mm256_movemask_ps(high)) << 8;
 #elif defined(__SSE2__)
     uint32_t bits = 0;
     for (int k = 0; k < 16; k += 4)
-        bits |= uint32_t(_mm_movemask_ps(_mm_cmpneq_ps(_mm_loadu_ps(a + k), _mm_setzero_ps()))) << k;
+        bits |= uint32_t(_mm_movemask_ps(_mm_cmpneq_ps(_mm_loadu_ps(a + k), _mm_set1_ps(value)))) << k;
     return bits;
 #else
     uint32_t bits = 0;
-    for (int k = 0; k < 16; ++k) bits |= uint32_t(a[k] != 0) << k;
+    for (int k = 0; k < 16; ++k) bits |= uint32_t(a[k] != value) << k;
     return bits;
 #endif
 }
 
-SB_INLINE uint32_t nonzero16(const double* a) {
+SB_INLINE uint32_t differs16(const double* a, double value) {
     uint32_t bits = 0;
 #if defined(__AVX512F__)
     for (int k = 0; k < 16; k += 8)
-        bits |= uint32_t(_mm512_cmp_pd_mask(_mm512_loadu_pd(a + k), _mm512_setzero_pd(), _CMP_NEQ_UQ)) << k;
+        bits |= uint32_t(_mm512_cmp_pd_mask(_mm512_loadu_pd(a + k), _mm512_set1_pd(value), _CMP_NEQ_UQ)) << k;
 #elif defined(__SSE2__)
     for (int k = 0; k < 16; k += 2)
-        bits |= uint32_t(_mm_movemask_pd(_mm_cmpneq_pd(_mm_loadu_pd(a + k), _mm_setzero_pd()))) << k;
+        bits |= uint32_t(_mm_movemask_pd(_mm_cmpneq_pd(_mm_loadu_pd(a + k), _mm_set1_pd(value)))) << k;
 #else
-    for (int k = 0; k < 16; ++k) bits |= uint32_t(a[k] != 0) << k;
+    for (int k = 0; k < 16; ++k) bits |= uint32_t(a[k] != value) << k;
 #endif
     return bits;
 }
 
-SB_INLINE uint32_t nonzero16(const uint8_t* a) {
+SB_INLINE uint32_t differs16(const uint8_t* a, uint8_t value) {
 #if defined(__SSE2__)
     const __m128i bytes = _mm_loadu_si128((const __m128i*)a);
-    return uint16_t(~_mm_movemask_epi8(_mm_cmpeq_epi8(bytes, _mm_setzero_si128())));
+    return uint16_t(~_mm_movemask_epi8(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(char(value)))));
 #else
     uint32_t bits = 0;
-    for (int k = 0; k < 16; ++k) bits |= uint32_t(a[k] != 0) << k;
+    for (int k = 0; k < 16; ++k) bits |= uint32_t(a[k] != value) << k;
     return bits;
 #endif
 }
+
+template <class Real>
+SB_INLINE uint32_t nonzero16(const Real* a) {
+    return differs16(a, Real(0));
+}
+
+#if defined(__AVX512F__)
+// The casts of immintrin.h warn of uninitialised use (gcc 12).
+SB_INLINE void store_first4(__m512i whole, int32_t* out) {
+    _mm_storeu_si128((__m128i*)out, (__m128i)__builtin_shufflevector((__v16si)whole, (__v16si)whole, 0, 1, 2, 3));
+}
+
+SB_INLINE void store_first4(__m512 whole, float* out) {
+    _mm_storeu_ps(out, __builtin_shufflevector((__v16sf)whole, (__v16sf)whole, 0, 1, 2, 3));
+}
+#endif
 
 // Appends base + k for every set bit k, ascending, and returns their number. May write up to 16 entries past the end.
 SB_INLINE int64_t append_bits(uint64_t bits, int32_t base, int32_t* out) {
@@ -106,8 +151,12 @@ SB_INLINE int64_t append_bits(uint64_t bits, int32_t base, int32_t* out) {
     for (int k = 0; k < 64; k += 16) {
         const __mmask16 part = __mmask16(bits >> k);
         const __m512i positions = _mm512_add_epi32(lanes, _mm512_set1_epi32(base + k));
-        _mm512_storeu_si512(out + count, _mm512_maskz_compress_epi32(part, positions));
-        count += __builtin_popcount(part);
+        const __m512i packed = _mm512_maskz_compress_epi32(part, positions);
+        const int found = __builtin_popcount(part);
+        // Mostly few: 64 bytes at any address cross a cache line, which costs more than all the rest.
+        store_first4(packed, out + count);
+        if (__builtin_expect(found > 4, 0)) _mm512_storeu_si512(out + count, packed);
+        count += found;
     }
     return count;
 #else
@@ -120,20 +169,41 @@ SB_INLINE int64_t append_bits(uint64_t bits, int32_t base, int32_t* out) {
 #endif
 }
 
+// Appends row[k] for every set bit k < n, ascending; as append_bits. Nothing past row[n - 1] is read.
+SB_INLINE void append_values(uint64_t bits, const float* row, int64_t n, float* out) {
+#if defined(__AVX512F__)
+    for (int64_t k = 0; k < n; k += 16) {
+        const __mmask16 part = __mmask16(bits >> k);
+        const __m512 packed = _mm512_maskz_compress_ps(part, _mm512_loadu_ps(row + k));
+        const int found = __builtin_popcount(part);
+        store_first4(packed, out);
+        if (__builtin_expect(found > 4, 0)) _mm512_storeu_ps(out, packed);
+        out += found;
+    }
+#else
+    (void)n;
+    for (; bits; bits &= bits - 1) *out++ = row[__builtin_ctzll(bits)];
+#endif
+}
+
+SB_INLINE void append_values(uint64_t bits, const double* row, int64_t n, double* out) {
+#if defined(__AVX512F__)
+    for (int64_t k = 0; k < n; k += 8) {
+        const __mmask8 part = __mmask8(bits >> k);
+        _mm512_storeu_pd(out, _mm512_maskz_compress_pd(part, _mm512_loadu_pd(row + k)));
+        out += __builtin_popcount(part);
+    }
+#else
+    (void)n;
+    for (; bits; bits &= bits - 1) *out++ = row[__builtin_ctzll(bits)];
+#endif
+}
+
 // Entries past the end that append_bits may touch.
 constexpr int64_t append_slack = 16;
 
 // Words of 64 bits for a row of n entries, n a multiple of 16.
 SB_INLINE int64_t words_of(int64_t n) { return (n + 63) / 64; }
-
-template <class Mask16>
-SB_INLINE void fill_words(uint64_t* words, int64_t n, const Mask16& mask16) {
-    for (int64_t base = 0; base < n; base += 64) {
-        uint64_t bits = 0;
-        for (int64_t k = 0; k < 64 && base + k < n; k += 16) bits |= uint64_t(mask16(base + k)) << k;
-        words[base / 64] = bits;
-    }
-}
 
 }  // namespace SPARSE_BACKEND_VARIANT
 }  // namespace sparse_backend

@@ -5,6 +5,7 @@
 // stays in L1; nothing of size T x N is written unless dense outputs are asked for.
 #pragma once
 
+#include "feed.hpp"
 #include "masks.hpp"
 #include "step_rows.hpp"
 #include "surrogate_rows.hpp"
@@ -22,16 +23,6 @@ void start_state(const LayerView<Real>& layer, int64_t b, Real* m, Real* i) {
     if (layer.i0 && layer.poles == 2) load_row(i, layer.i0 + b * width, width, n);
 }
 
-// The synaptic input of (b, t) as a padded row. A constant current is read at the first call only.
-template <class Real>
-SB_INLINE void input_row(const LayerView<Real>& layer, int64_t b, int64_t t, bool first, Real* current) {
-    if (!layer.current.data)
-        gather_current(current, layer, b * layer.steps + t);
-    else if (first || layer.current.stride_t != 0)
-        load_row(current, layer.current.data + t * layer.current.stride_t + b * layer.current.stride_b, layer.width,
-                 layer.padded);
-}
-
 SB_INLINE bool has_room(const EventSink& sink, int64_t width) {
     return sink.capacity - sink.count >= width + append_slack;
 }
@@ -43,24 +34,47 @@ SB_INLINE void append(EventSink& sink, const uint64_t* words, int64_t n, int64_t
     sink.row_counts[row] = sink.count - before;
 }
 
+// Entries that are listed for their spike only are marked by an infinite u: their surrogate value is zero.
 template <class Real>
-void append_active(const LayerView<Real>& layer, ForwardCursor<Real>& cursor, int64_t row) {
+void append_marked(const LayerView<Real>& layer, ForwardCursor<Real>& cursor, int64_t row) {
+    const int64_t n = layer.padded, from = cursor.active_sink.count;
+    uint64_t* listed = cursor.bits.reset;  // no longer needed in this step
+    for (int64_t k = 0; k < words_of(n); ++k) listed[k] = cursor.bits.near[k] | cursor.bits.fired[k];
+    append(cursor.active_sink, listed, n, row);
+    for (int64_t e = from; e < cursor.active_sink.count; ++e) {
+        const int32_t j = cursor.active_sink.idx[e];
+        cursor.active_u[e] = cursor.bits.near[j / 64] >> (j % 64) & 1 ? cursor.u[j] : Real(__builtin_inf());
+    }
+}
+
+// The active entries; on entry the near bits say where the surrogate's derivative may differ from zero.
+template <class Real>
+void append_active(const LayerView<Real>& layer, const SigmaRule<Real>& rule, ForwardCursor<Real>& cursor,
+                   int64_t row) {
     const int64_t n = layer.padded;
-    const Real* SB_RESTRICT sigma = cursor.sigma;
-    uint64_t* active = cursor.bits;
-    fill_words(active, n, [&](int64_t j) { return nonzero16(sigma + j); });
-    for (int64_t k = 0; layer.active_includes_spikes && k < words_of(n); ++k) active[k] |= cursor.spiked[k];
+    uint64_t* active = cursor.bits.near;
+    if (layer.gradient == Gradient::none)
+        for (int64_t k = 0; k < words_of(n); ++k) active[k] = 0;
+    else if (!rule.positive)
+        rule.select(rule, n, cursor.u, layer.coefficients.threshold, cursor.sum, active);
     // Padding has a surrogate value too.
     if (layer.width % 64) active[layer.width / 64] &= (uint64_t(1) << (layer.width % 64)) - 1;
     const int64_t from = cursor.active_sink.count;
-    append(cursor.active_sink, active, n, row);
+    if (layer.active_includes_spikes) {
+        append_marked(layer, cursor, row);
+    } else {
+        Real* out = cursor.active_u + from;
+        for (int64_t k = 0; k < words_of(n); ++k) {
+            if (!active[k]) continue;
+            append_values(active[k], cursor.u + 64 * k, n - 64 * k < 64 ? n - 64 * k : 64, out);
+            out += __builtin_popcountll(active[k]);
+        }
+        append(cursor.active_sink, active, n, row);
+    }
     const int32_t* idx = cursor.active_sink.idx;
-    for (int64_t e = from; e < cursor.active_sink.count; ++e) {
-        // An infinite u marks an entry that is listed for its spike only: its surrogate value is zero.
-        cursor.active_u[e] = sigma[idx[e]] != Real(0) ? cursor.u[idx[e]] : Real(__builtin_inf());
+    for (int64_t e = from; layer.carrier_count && e < cursor.active_sink.count; ++e)
         for (int k = 0; k < layer.carrier_count; ++k)
             cursor.active_carriers[e * layer.carrier_count + k] = cursor.carrier_u[k * n + idx[e]];
-    }
 }
 
 template <class Real>
@@ -121,7 +135,6 @@ bool forward_scan(const LayerView<Real>& layer, ForwardCursor<Real>& cursor) {
     const StepTable<Real> table = find_step<Real>(layer.integrator, layer.poles, layer.pre, layer.post);
     const SigmaRule<Real> rule = sigma_rule(layer, layer.gradient);
     const int64_t n = layer.padded, width = layer.width;
-    const Real* SB_RESTRICT threshold = layer.coefficients.threshold;
     bool first = true;
     if (cursor.t == 0) start_element(layer, cursor);
     for (; cursor.t < layer.steps; ++cursor.t) {
@@ -132,27 +145,15 @@ bool forward_scan(const LayerView<Real>& layer, ForwardCursor<Real>& cursor) {
         const int64_t row = cursor.b * layer.steps + cursor.t;
         input_row(layer, cursor.b, cursor.t, first, cursor.current);
         first = false;
-        if (layer.want_resets) {
-            fill_words(cursor.bits, n, [&](int64_t j) { return greater16(cursor.m + j, threshold + j); });
-            append(cursor.reset_sink, cursor.bits, n, row);
-        }
         if (layer.carrier_count) {
             store_row(cursor.m_prev, cursor.m, n);
             store_row(cursor.i_prev, cursor.i, n);
         }
-        table.step(layer.coefficients, n, cursor.current, cursor.m, cursor.i, cursor.u);
+        table.step(layer.coefficients, n, cursor.current, cursor.m, cursor.i, cursor.u, rule.limit, cursor.bits);
         if (layer.carrier_count) advance_carriers(layer, table, cursor);
-        if (layer.want_spikes) {
-            fill_words(cursor.spiked, n, [&](int64_t j) { return greater16(cursor.u + j, threshold + j); });
-            append(cursor.spike_sink, cursor.spiked, n, row);
-        }
-        if (layer.want_active) {
-            if (layer.gradient == Gradient::none)
-                fill_row(cursor.sigma, n, Real(0));
-            else
-                rule.apply(rule, n, cursor.u, threshold, cursor.sum, cursor.sigma);
-            append_active(layer, cursor, row);
-        }
+        if (layer.want_resets) append(cursor.reset_sink, cursor.bits.reset, n, row);
+        if (layer.want_spikes) append(cursor.spike_sink, cursor.bits.fired, n, row);
+        if (layer.want_active) append_active(layer, rule, cursor, row);
         write_dense(layer, cursor);
     }
     finish_element(layer, cursor);

@@ -11,15 +11,16 @@ template <class Real>
 class ForwardScratch {
   public:
     explicit ForwardScratch(const LayerView<Real>& view)
-        : rows_(8 + 3 * view.carrier_count, view.padded), words_(2, (view.padded + 63) / 64), cursor() {
-        for (Real** row : {&cursor.m, &cursor.i, &cursor.current, &cursor.u, &cursor.sigma, &cursor.sum, &cursor.m_prev,
-                           &cursor.i_prev})
+        : rows_(7 + 3 * view.carrier_count, view.padded), words_(3, (view.padded + 63) / 64), cursor() {
+        for (Real** row :
+             {&cursor.m, &cursor.i, &cursor.current, &cursor.u, &cursor.sum, &cursor.m_prev, &cursor.i_prev})
             *row = rows_.take();
         cursor.carrier_m = rows_.take(view.carrier_count);
         cursor.carrier_i = rows_.take(view.carrier_count);
         cursor.carrier_u = rows_.take(view.carrier_count);
-        cursor.spiked = words_.take();
-        cursor.bits = words_.take();
+        cursor.bits.fired = words_.take();
+        cursor.bits.near = words_.take();
+        cursor.bits.reset = words_.take();
     }
 
   private:

@@ -1,8 +1,9 @@
 // Reverse scan by innovations: between events every adjoint only decays.
 //
-// Cost per time step: one multiply of the row (the decay), the products of products.hpp, and work per
-// event: active entries (the surrogate), spiked entries and resets (where the carried state was cut).
-// Nothing of size T x N is read, except a gradient on the membrane or the spikes that arrives dense.
+// Cost per time step: one pass of the row (its decay and the bias sum), one more for a second pole or a gain, the
+// products of products.hpp, and work per event: active entries (the surrogate), spiked entries and resets (where the
+// carried state was cut). Nothing of size T x N is read, except a gradient on the membrane or the spikes that arrives
+// dense.
 #pragma once
 
 #include "neuron_scan.hpp"
@@ -45,7 +46,14 @@ SB_INLINE Entries resets_at(const LayerView<Real>& layer, const GradientView<Rea
     return entries_of(grads.spikes, row - 1);
 }
 
-// Surrogate values of all active entries of a batch element in one vectorised pass.
+// Whether an active entry does no more than add its share: no term in l, no sums besides.
+template <class Real>
+bool adds_only(const LayerView<Real>& layer, const GradientView<Real>& grads) {
+    return layer.post == Post::none && !grads.g_spikes.data && !grads.want_threshold && !grads.want_graded &&
+           !grads.want_membrane && !grads.want_gain && !grads.want_synapse;
+}
+
+// Surrogate values of all active entries of a batch element in one vectorised pass, or what they add if that is all.
 template <class Real>
 void entry_sigmas(const LayerView<Real>& layer, const GradientView<Real>& grads, ReverseScratch<Real>& scratch,
                   int64_t begin, int64_t end) {
@@ -60,6 +68,13 @@ void entry_sigmas(const LayerView<Real>& layer, const GradientView<Real>& grads,
     for (int64_t e = 0; e < count; ++e) {
         const Real value = active_value(gradient, level, sigma[e], u[e] - threshold[e]);
         sigma[e] = absolute(u[e]) < infinity ? value : Real(0);
+    }
+    if (!adds_only(layer, grads)) return;
+    for (int64_t e = 0; e < count; ++e) {
+        const Real S = grads.g_active
+                           ? layer.coefficients.graded[grads.active.idx[begin + e]] * grads.g_active[begin + e]
+                           : Real(0);
+        sigma[e] = sigma[e] != Real(0) ? sigma[e] * S : Real(0);
     }
 }
 
@@ -129,55 +144,75 @@ void through_reset(const LayerView<Real>& layer, const GradientView<Real>& grads
     }
 }
 
-// l = adjoint of m[t] from step t + 1 and from outside.
+// Where lambda is mu itself, the row of mu does for both.
 template <class Real>
-void membrane_adjoint(const LayerView<Real>& layer, const GradientView<Real>& grads, ReverseScratch<Real>& scratch,
-                      int64_t b, int64_t t, bool alive) {
-    const int64_t n = layer.padded, width = layer.width;
-    Real* SB_RESTRICT l = scratch.l;
-    const Real *SB_RESTRICT mu = scratch.mu, *SB_RESTRICT decay = scratch.decay;
-    if (alive) {
-        for (int64_t j = 0; j < n; ++j) l[j] = decay[j] * mu[j];
-        if (grads.trace) store_row(scratch.plain, l, n);
-        if (layer.pre == Pre::cut_leak) {
-            const Entries next = resets_at(layer, grads, scratch, b, t + 1);
-            for (int64_t k = 0; k < next.count; ++k) l[next.idx[k]] = Real(0);
-        }
-    } else {
-        fill_row(l, n, Real(0));
-        if (grads.trace) fill_row(scratch.plain, n, Real(0));
-    }
-    if (t == layer.steps - 1 && grads.g_m_last) add_row(l, grads.g_m_last + b * width, width);
-    if (grads.g_membrane.data)
-        add_row(l, grads.g_membrane.data + t * grads.g_membrane.stride_t + b * grads.g_membrane.stride_b, width);
+bool has_unit_gain(const LayerView<Real>& layer) {
+    if (layer.poles != 1 || layer.integrator == Integrator::euler) return false;
+    bool unit = true;
+    for (int64_t j = 0; j < layer.width; ++j) unit &= layer.coefficients.gain[j] == Real(1);
+    return unit;
 }
 
-// lambda from mu, and the adjoint carried to the synaptic state of t - 1.
+// l = adjoint of m[t] from step t + 1 and from outside, in the place of mu. With sum, mu of step t + 1 is added to it.
 template <class Real>
-void current_adjoint(const LayerView<Real>& layer, const GradientView<Real>& grads, ReverseScratch<Real>& scratch,
-                     int64_t b, int64_t t, bool alive) {
-    const int64_t n = layer.padded;
-    const bool euler = layer.integrator == Integrator::euler;
+void membrane_adjoint(const LayerView<Real>& layer, const GradientView<Real>& grads, ReverseScratch<Real>& scratch,
+                      int64_t b, int64_t t, bool alive, Real* SB_RESTRICT sum) {
+    const int64_t n = layer.padded, width = layer.width;
+    Real* SB_RESTRICT l = scratch.mu;
+    const Real* SB_RESTRICT decay = scratch.decay;
+    if (sum && alive) {
+        for (int64_t j = 0; j < n; ++j) {
+            sum[j] += l[j];
+            l[j] *= decay[j];
+        }
+    } else if (alive) {
+        for (int64_t j = 0; j < n; ++j) l[j] *= decay[j];
+    } else {
+        if (sum) add_row(sum, l, n);
+        fill_row(l, n, Real(0));
+    }
+    if (grads.trace) store_row(scratch.plain, l, n);
+    if (alive && layer.pre == Pre::cut_leak) {
+        const Entries next = resets_at(layer, grads, scratch, b, t + 1);
+        for (int64_t k = 0; k < next.count; ++k) l[next.idx[k]] = Real(0);
+    }
+    if (t == layer.steps - 1 && grads.g_m_last) add_row(l, grads.g_m_last + b * width, width);
+    if (grads.g_membrane.data) {
+        const Real* g = grads.g_membrane.data + t * grads.g_membrane.stride_t + b * grads.g_membrane.stride_b;
+        if (t >= prefetch_distance) prefetch_row(g - prefetch_distance * grads.g_membrane.stride_t, width);
+        add_row(l, g, width);
+    }
+}
+
+template <int poles, bool euler, class Real>
+SB_INLINE void lambda_row(const LayerView<Real>& layer, ReverseScratch<Real>& scratch, Real* SB_RESTRICT bias) {
     const Real* SB_RESTRICT factor = euler ? layer.coefficients.membrane : layer.coefficients.gain;
     const Real *SB_RESTRICT mu = scratch.mu, *SB_RESTRICT synapse = layer.coefficients.synapse;
     Real *SB_RESTRICT lambda = scratch.lambda, *SB_RESTRICT carry = scratch.carry;
-    if (layer.poles == 1) {
-        for (int64_t j = 0; j < n; ++j) lambda[j] = factor[j] * mu[j];
-        return;
-    }
-    if (!alive) fill_row(carry, n, Real(0));
-    if (t == layer.steps - 1 && grads.g_i_last) add_row(carry, grads.g_i_last + b * layer.width, layer.width);
-    if (euler) {
-        for (int64_t j = 0; j < n; ++j) {
-            lambda[j] = factor[j] * mu[j] + (Real(1) - synapse[j]) * carry[j];
-            carry[j] = lambda[j];
+    for (int64_t j = 0; j < layer.padded; ++j) {
+        Real value = factor[j] * mu[j];
+        if (poles == 2) {
+            value += euler ? (Real(1) - synapse[j]) * carry[j] : carry[j];
+            carry[j] = euler ? value : synapse[j] * value;
         }
-    } else {
-        for (int64_t j = 0; j < n; ++j) {
-            lambda[j] = factor[j] * mu[j] + carry[j];
-            carry[j] = synapse[j] * lambda[j];
-        }
+        lambda[j] = value;
+        bias[j] += value;
     }
+}
+
+// lambda from mu, and the adjoint carried to the synaptic state of t - 1; lambda is added to the bias sum.
+template <class Real>
+void current_adjoint(const LayerView<Real>& layer, const GradientView<Real>& grads, ReverseScratch<Real>& scratch,
+                     Real* bias, int64_t b, int64_t t, bool alive) {
+    const bool euler = layer.integrator == Integrator::euler;
+    if (layer.poles == 1)
+        return euler ? lambda_row<1, true>(layer, scratch, bias) : lambda_row<1, false>(layer, scratch, bias);
+    if (!alive) fill_row(scratch.carry, layer.padded, Real(0));
+    if (t == layer.steps - 1 && grads.g_i_last) add_row(scratch.carry, grads.g_i_last + b * layer.width, layer.width);
+    if (euler)
+        lambda_row<2, true>(layer, scratch, bias);
+    else
+        lambda_row<2, false>(layer, scratch, bias);
 }
 
 // Final-state gradients meet the carriers' final values.
@@ -226,30 +261,35 @@ void sparse_reverse(const LayerView<Real>& layer, const GradientView<Real>& grad
     fill_row(scratch.mu, n, Real(0));
     fill_row(scratch.carry, n, Real(0));
     fill_row(scratch.current_sum, n, Real(0));
+    const bool unit_gain = has_unit_gain(layer), simple = adds_only(layer, grads);
+    Real* mu = scratch.mu;
+    scratch.l = mu;  // the adjoint of m becomes that of w where it lies
     for (int64_t t = steps - 1; t >= 0; --t) {
         const bool alive = t + 1 < steps && !(layer.cuts && layer.cuts[t + 1]);
         const Entries active = entries_of(grads.active, row0 + t), spiked = entries_of(grads.spikes, row0 + t);
         const Entries resets = resets_at(layer, grads, scratch, b, t);
-        membrane_adjoint(layer, grads, scratch, b, t, alive);
-        active_entries(layer, grads, sums, scratch, b, t, active, first_entry);
+        membrane_adjoint(layer, grads, scratch, b, t, alive, unit_gain ? sums.bias : nullptr);
+        const Real* add = scratch.entry_add;
+        if (simple)
+            add = active.count ? scratch.entry_sigma + (active.idx - grads.active.idx - first_entry) : nullptr;
+        else
+            active_entries(layer, grads, sums, scratch, b, t, active, first_entry);
         through_reset(layer, grads, sums, scratch, spiked, resets);
-        Real* l = scratch.l;
-        for (int64_t k = 0; k < active.count; ++k) l[active.idx[k]] += scratch.entry_add[k];
+        for (int64_t k = 0; k < active.count; ++k) mu[active.idx[k]] += add[k];
         if (layer.pre == Pre::wipe)
-            for (int64_t k = 0; k < resets.count; ++k) l[resets.idx[k]] = Real(0);
-        scratch.l = scratch.mu;
-        scratch.mu = l;
-        if (grads.trace) record_innovations(layer, scratch.trace, t, scratch.mu, scratch.plain);
+            for (int64_t k = 0; k < resets.count; ++k) mu[resets.idx[k]] = Real(0);
+        if (grads.trace) record_innovations(layer, scratch.trace, t, mu, scratch.plain);
         if (grads.want_threshold && layer.pre == Pre::subtract)
-            for (int64_t k = 0; k < resets.count; ++k) sums.threshold[resets.idx[k]] -= scratch.mu[resets.idx[k]];
+            for (int64_t k = 0; k < resets.count; ++k) sums.threshold[resets.idx[k]] -= mu[resets.idx[k]];
         if (grads.want_graded && grads.g_spikes.data) {
             const Real* g = grads.g_spikes.data + t * grads.g_spikes.stride_t + b * grads.g_spikes.stride_b;
             for (int64_t k = 0; k < spiked.count; ++k) sums.graded[spiked.idx[k]] += g[spiked.idx[k]];
         }
-        if (grads.want_leak) add_row(sums.leak, scratch.mu, n);
-        current_adjoint(layer, grads, scratch, b, t, alive);
-        add_products(layer, grads, sums, scratch, b, t, scratch.lambda);
+        if (grads.want_leak) add_row(sums.leak, mu, n);
+        if (!unit_gain) current_adjoint(layer, grads, scratch, sums.bias, b, t, alive);
+        add_products(layer, grads, sums, scratch, b, t, unit_gain ? mu : scratch.lambda);
     }
+    if (unit_gain) add_row(sums.bias, mu, n);
     if (grads.trace) trace_weight(layer, grads, sums.weight_t, scratch.trace, b);
     carrier_tails(layer, grads, sums, b);
     initial_gradients(layer, grads, scratch, b);

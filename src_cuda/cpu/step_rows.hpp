@@ -6,6 +6,7 @@
 #include "../common/neuron_step.hpp"
 #include "../common/structures.hpp"
 #include "../common/surrogates.hpp"
+#include "masks.hpp"
 #include "rows.hpp"
 
 namespace sparse_backend {
@@ -17,16 +18,29 @@ SB_INLINE Coefficients<Real> coefficients_at(const CoefficientRows<Real>& rows, 
             rows.threshold[j], rows.reset[j], rows.graded[j]};
 }
 
-// In place on m and i; u is written.
+// In place on m and i; u is written. The bits are made while the row is at hand: near is |u - threshold| < limit.
 template <class N, class Real>
 void step_row(const CoefficientRows<Real>& rows, int64_t n, const Real* SB_RESTRICT current, Real* SB_RESTRICT m,
-              Real* SB_RESTRICT i, Real* SB_RESTRICT u) {
+              Real* SB_RESTRICT i, Real* SB_RESTRICT u, Real limit, const StepBits& bits) {
     const CoefficientRows<Real> c = rows;
-    for (int64_t j = 0; j < n; ++j) {
-        const Step<Real> step = N::forward(coefficients_at(c, j), m[j], i[j], current[j]);
-        u[j] = step.u;
-        m[j] = step.m;
-        if (N::two_poles) i[j] = step.i;
+    for (int64_t word = 0; 64 * word < n; ++word) {
+        const int64_t from = 64 * word, to = n - from < 64 ? n : from + 64;
+        uint64_t fired = 0, near = 0, reset = 0;
+        for (int64_t base = from; base < to; base += 16) {
+            const int64_t shift = base - from;
+            if (N::uses_reset) reset |= uint64_t(greater16(m + base, c.threshold + base)) << shift;
+            for (int64_t j = base; j < base + 16; ++j) {
+                const Step<Real> step = N::forward(coefficients_at(c, j), m[j], i[j], current[j]);
+                u[j] = step.u;
+                m[j] = step.m;
+                if (N::two_poles) i[j] = step.i;
+            }
+            fired |= uint64_t(greater16(u + base, c.threshold + base)) << shift;
+            near |= uint64_t(near16(u + base, c.threshold + base, limit)) << shift;
+        }
+        bits.fired[word] = fired;
+        bits.near[word] = near;
+        bits.reset[word] = reset;
     }
 }
 
@@ -69,16 +83,20 @@ struct ReverseRows {
     const Real *sigma, *g_z, *g_m, *g_i;
     Real *mu, *carry;  // in: from step t + 1 (zero where detached); out: of step t
     Real *lambda, *l, *spike, *eta;
+    Real* bias;  // sum of lambda
+    bool keeps;  // whether l, spike and eta are written
 };
 
-template <class N, class Real>
-void reverse_row(const CoefficientRows<Real>& rows, int64_t n, const ReverseRows<Real>& in) {
+// l, spike and eta are written only where coefficient gradients read them.
+template <class N, bool keeps, class Real>
+void reverse_pass(const CoefficientRows<Real>& rows, int64_t n, const ReverseRows<Real>& in) {
     const CoefficientRows<Real> c = rows;
     const Real *SB_RESTRICT u = in.u, *SB_RESTRICT m_prev = in.m_prev, *SB_RESTRICT m = in.m;
     const Real *SB_RESTRICT sigma = in.sigma, *SB_RESTRICT g_z = in.g_z, *SB_RESTRICT g_m = in.g_m;
     const Real* SB_RESTRICT g_i = in.g_i;
     Real *SB_RESTRICT mu = in.mu, *SB_RESTRICT carry = in.carry, *SB_RESTRICT lambda = in.lambda;
     Real *SB_RESTRICT l = in.l, *SB_RESTRICT spike = in.spike, *SB_RESTRICT eta = in.eta;
+    Real* SB_RESTRICT bias = in.bias;
 #pragma GCC ivdep
     for (int64_t j = 0; j < n; ++j) {
         const Coefficients<Real> at = coefficients_at(c, j);
@@ -96,18 +114,27 @@ void reverse_row(const CoefficientRows<Real>& rows, int64_t n, const ReverseRows
         const ReverseOutput<Real> out = N::reverse(at, step);
         mu[j] = out.mu;
         lambda[j] = out.lambda;
-        l[j] = out.l;
-        spike[j] = out.spike;
-        if (N::two_poles) {
-            carry[j] = out.carry;
-            eta[j] = out.eta;
+        bias[j] += out.lambda;
+        if (N::two_poles) carry[j] = out.carry;
+        if (keeps) {
+            l[j] = out.l;
+            spike[j] = out.spike;
+            if (N::two_poles) eta[j] = out.eta;
         }
     }
 }
 
+template <class N, class Real>
+void reverse_row(const CoefficientRows<Real>& rows, int64_t n, const ReverseRows<Real>& in) {
+    if (in.keeps)
+        reverse_pass<N, true>(rows, n, in);
+    else
+        reverse_pass<N, false>(rows, n, in);
+}
+
 template <class Real>
 struct StepTable {
-    void (*step)(const CoefficientRows<Real>&, int64_t, const Real*, Real*, Real*, Real*);
+    void (*step)(const CoefficientRows<Real>&, int64_t, const Real*, Real*, Real*, Real*, Real limit, const StepBits&);
     void (*current)(const CoefficientRows<Real>&, int64_t, const Real*, const Real*, const Real*, Real*);
     void (*carrier)(const CoefficientRows<Real>&, Carrier, int64_t, const Real*, const Real*, const Real*, Real*, Real*,
                     Real*);

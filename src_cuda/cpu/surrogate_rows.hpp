@@ -5,47 +5,83 @@
 
 #include "../common/random.hpp"
 #include "../common/surrogates.hpp"
+#include "masks.hpp"
 #include "rows.hpp"
 
 namespace sparse_backend {
 namespace SPARSE_BACKEND_VARIANT {
 
-// A surrogate and a gradient rule with their constants, and the row function that applies them.
+// A surrogate and a gradient rule with their constants, and the row functions that apply them.
 template <class Real>
 struct SigmaRule {
     SurrogateConstants<Real> constants;
     Real window, level;
+    Real limit;     // sigma' is 0 where |u - threshold| >= limit
+    bool positive;  // and nowhere else
     // sigma' of row u where the rule keeps it, else 0; advances the sampling accumulators.
     void (*apply)(const SigmaRule&, int64_t n, const Real* u, const Real* threshold, Real* sum, Real* sigma);
+    // Clears the bits of near entries that the rule does not keep; advances the sampling accumulators.
+    void (*select)(const SigmaRule&, int64_t n, const Real* u, const Real* threshold, Real* sum, uint64_t* bits);
 };
 
 template <Surrogate kind, Gradient gradient, class Real>
-void sigma_row(const SigmaRule<Real>& rule, int64_t n, const Real* SB_RESTRICT u, const Real* SB_RESTRICT threshold,
+SB_INLINE Real sigma_at(const SigmaRule<Real>& rule, Real x, Real& sum) {
+    const Real value = absolute(x) < rule.limit ? derivative<kind>(x, rule.constants) : Real(0);
+    return gradient == Gradient::sampled ? sampled_value(rule.level, value, sum) : value;
+}
+
+template <Surrogate kind, Gradient gradient, class Real>
+void sigma_row(const SigmaRule<Real>& shared, int64_t n, const Real* SB_RESTRICT u, const Real* SB_RESTRICT threshold,
                Real* SB_RESTRICT sum, Real* SB_RESTRICT sigma) {
-    const SurrogateConstants<Real> constants = rule.constants;
-    const Real level = rule.level;
-    const Real window = gradient == Gradient::window && level < rule.window ? level : rule.window;
+    const SigmaRule<Real> rule = shared;
     for (int64_t j = 0; j < n; ++j) {
-        const Real x = u[j] - threshold[j];
-        const Real value = absolute(x) < window ? derivative<kind>(x, constants) : Real(0);
-        if (gradient == Gradient::sampled) {
-            Real next = sum[j];
-            sigma[j] = sampled_value(level, value, next);
-            sum[j] = next;
-        } else {
-            sigma[j] = value;
-        }
+        Real next = gradient == Gradient::sampled ? sum[j] : Real(0);
+        sigma[j] = sigma_at<kind, gradient>(rule, u[j] - threshold[j], next);
+        if (gradient == Gradient::sampled) sum[j] = next;
     }
+}
+
+template <Surrogate kind, Gradient gradient, class Real>
+void select_row(const SigmaRule<Real>& shared, int64_t n, const Real* SB_RESTRICT u, const Real* SB_RESTRICT threshold,
+                Real* SB_RESTRICT sum, uint64_t* SB_RESTRICT bits) {
+    const SigmaRule<Real> rule = shared;
+    for (int64_t base = 0; base < n; base += 16) {
+        uint64_t& word = bits[base / 64];
+        const uint64_t part = uint64_t(0xFFFF) << (base % 64);
+        // Far from the threshold sigma' is 0, which leaves the sampling sums as they are.
+        if (!(word & part)) continue;
+        Real sigma[16];
+        for (int64_t k = 0; k < 16; ++k) {
+            Real next = gradient == Gradient::sampled ? sum[base + k] : Real(0);
+            sigma[k] = sigma_at<kind, gradient>(rule, u[base + k] - threshold[base + k], next);
+            if (gradient == Gradient::sampled) sum[base + k] = next;
+        }
+        word = (word & ~part) | uint64_t(nonzero16(sigma)) << (base % 64);
+    }
+}
+
+// Whether the derivative falls off on both sides, so that it is zero nowhere if it is not zero at the limit.
+constexpr bool falls_off(Surrogate kind) {
+    return kind == Surrogate::atan || kind == Surrogate::fast_sigmoid || kind == Surrogate::sigmoid ||
+           kind == Surrogate::straight_through || kind == Surrogate::tanh || kind == Surrogate::heavi_erfc;
+}
+
+template <Surrogate kind, Gradient gradient, class Real>
+void set_functions(SigmaRule<Real>& rule) {
+    rule.apply = sigma_row<kind, gradient, Real>;
+    rule.select = select_row<kind, gradient, Real>;
 }
 
 template <Surrogate kind, class Real>
 SigmaRule<Real> with_kind(SigmaRule<Real> rule, Gradient gradient) {
-    if (gradient == Gradient::sampled && rule.level > Real(0))
-        rule.apply = sigma_row<kind, Gradient::sampled, Real>;
-    else if (gradient == Gradient::window)
-        rule.apply = sigma_row<kind, Gradient::window, Real>;
-    else
-        rule.apply = sigma_row<kind, Gradient::exact, Real>;
+    // Well above the smallest numbers, where rounding could break the fall.
+    rule.positive = falls_off(kind) && derivative<kind>(rule.limit, rule.constants) > Real(1e-30);
+    if (gradient == Gradient::sampled && rule.level > Real(0)) {
+        rule.positive = false;
+        set_functions<kind, Gradient::sampled>(rule);
+    } else {
+        set_functions<kind, Gradient::exact>(rule);
+    }
     return rule;
 }
 
@@ -56,6 +92,7 @@ SigmaRule<Real> sigma_rule(const LayerView<Real>& layer, Gradient gradient) {
     rule.constants = surrogate_constants<Real>(layer.surrogate, layer.surrogate_p0, layer.surrogate_p1);
     rule.window = Real(layer.surrogate_window);
     rule.level = Real(layer.level);
+    rule.limit = gradient == Gradient::window && rule.level < rule.window ? rule.level : rule.window;
     switch (layer.surrogate) {
     case Surrogate::zero: break;
     case Surrogate::atan: return with_kind<Surrogate::atan>(rule, gradient);
