@@ -202,5 +202,5 @@ def heavi_erfc(alpha: float = 100.0) -> Surrogate:
 
 
 def zero() -> Surrogate:
-    """No gradient through the spike; norse's `heaviside`."""
+    """No gradient through the spike; what a neuron without spikes has."""
     return Surrogate("zero")

@@ -28,7 +28,7 @@ from sparse_backend.ops.sequence import GradientRule, run_layer
 
 T, B, N = 20, 3, 6
 DOUBLE = torch.float64
-METHODS = ("super", "triangle", "tanh", "circ", "heavi_erfc", "heaviside")
+METHODS = ("super", "triangle", "tanh", "circ", "heavi_erfc")
 
 
 def leaf(low: float, high: float, shape: tuple[int, ...] = ()) -> nn.Parameter:
@@ -111,9 +111,6 @@ def test_methods_are_read_from_the_installed_version(method: str, alpha: float) 
     assert isinstance(surrogate, Surrogate)
     x = torch.linspace(-2, 2, 401, dtype=DOUBLE, requires_grad=True)
     spikes = threshold(x, method, torch.tensor(alpha, dtype=DOUBLE))
-    if not spikes.requires_grad:
-        assert not surrogate.derivative(x.detach()).any()
-        return
     (expected,) = torch.autograd.grad(spikes.sum(), x)
     torch.testing.assert_close(surrogate.derivative(x.detach()), expected, rtol=1e-9, atol=1e-12)
 
@@ -155,6 +152,7 @@ def test_options_that_stay_stock_say_why() -> None:
     cases = [
         (norse.LIF(record_states=True), "record_states"),
         (norse.LIFCell(norse.LIFParameters(method="adjoint")), "adjoint"),
+        (norse.LIF(norse.LIFParameters(method="heaviside")), "passes no gradient"),
         (norse.LIFBoxCell(norse.LIFBoxParameters(reset_method=odd)), "odd"),
         (norse.LIFCell(norse.LIFParameters(alpha=torch.ones(3))), "alpha"),
         (norse.LIFRecurrent(3, 4), "recurrent"),
