@@ -15,7 +15,16 @@ CARRIED = ("membrane", "gain", "synapse")
 CARRIERS = 7
 
 
-def check(case: cases.Case, *, dense: bool, seed: int, rtol: float, with_membrane: bool, outer: str) -> None:
+def check(
+    case: cases.Case,
+    *,
+    dense: bool,
+    seed: int,
+    rtol: float,
+    with_membrane: bool,
+    outer: str,
+    learn: tuple[str, ...] = COEFFICIENTS,
+) -> None:
     """outer: how the gradient on the spikes arrives: "packed" at the active entries, "dense", or "both"."""
     ref = cases.reference(case)
     spec, dtype = case.spec, ref.current.dtype
@@ -45,7 +54,8 @@ def check(case: cases.Case, *, dense: bool, seed: int, rtol: float, with_membran
     names = [*ref.leaves]
     wanted = torch.autograd.grad(loss, [*ref.leaves.values(), ref.current], allow_unused=True)
     expected = dict(zip([*names, "I"], wanted, strict=True))
-    learn = COEFFICIENTS if dense or not with_membrane else tuple(n for n in COEFFICIENTS if n not in CARRIED)
+    if with_membrane and not dense:
+        learn = tuple(name for name in learn if name not in CARRIED)
     low = saved_low = None
     if case.x is not None:
         mask = torch.rand(case.x.shape, generator=generator) < 0.3
@@ -102,6 +112,24 @@ def test_every_structure(structure: cases.Structure, dense: bool) -> None:
         )
         outer = ["packed", "dense", "both"][seed % 3]
         check(case, dense=dense, seed=seed, rtol=1e-10, with_membrane=seed % 5 == 0, outer=outer)
+
+
+@pytest.mark.parametrize("width", [16, 200, 300, 530])
+@pytest.mark.parametrize("gain", [1.0, 0.7])
+@pytest.mark.parametrize("pre", ["none", "subtract", "cut_leak", "wipe"])
+def test_nothing_learned_but_the_weight(width: int, gain: float, pre: str) -> None:
+    """Without coefficient gradients the scans do less; with gain 1 lambda is the membrane's own adjoint."""
+    for seed, poles in enumerate((1, 2, 1)):
+        case = cases.make_case(
+            seed,
+            ("decay", poles, pre, "none"),
+            rule=["window", "sampled"][seed % 2],
+            feed=["events", "analog"][seed % 2],
+            shape=(9, 5, width),
+        )
+        case.coefficients["gain"] = torch.tensor(gain, dtype=torch.float64)
+        for dense in (False, True):
+            check(case, dense=dense, seed=seed, rtol=1e-10, with_membrane=False, outer="packed", learn=())
 
 
 @pytest.mark.parametrize("structure", cases.STRUCTURES, ids=cases.structure_id)
