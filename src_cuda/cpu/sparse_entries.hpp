@@ -1,0 +1,143 @@
+// What happens at the events of a reverse step: active entries, spikes, resets.
+//
+// Cost: work per event; the surrogate of all active entries of a batch element is one vectorised pass.
+#pragma once
+
+#include "neuron_scan.hpp"
+
+namespace sparse_backend {
+namespace SPARSE_BACKEND_VARIANT {
+
+struct Entries {
+    const int32_t* idx;
+    int64_t count;
+};
+
+template <class Real>
+SB_INLINE Entries entries_of(const EventList<Real>& list, int64_t row) {
+    if (!list.ptr) return {nullptr, 0};
+    return {list.idx + list.ptr[row], list.ptr[row + 1] - list.ptr[row]};
+}
+
+// Neurons whose membrane is above threshold before the first step: r[0].
+template <class Real>
+int64_t first_resets(const LayerView<Real>& layer, int64_t b, int32_t* idx) {
+    int64_t count = 0;
+    for (int64_t j = 0; j < layer.width; ++j) {
+        const Real m = layer.m0 ? layer.m0[b * layer.width + j] : Real(0);
+        if (m > layer.coefficients.threshold[j]) idx[count++] = int32_t(j);
+    }
+    return count;
+}
+
+// r[t]: with nothing done to m after a spike it is the spikes of t - 1, else it was saved.
+template <class Real>
+SB_INLINE Entries resets_at(const LayerView<Real>& layer, const GradientView<Real>& grads,
+                            const ReverseScratch<Real>& scratch, int64_t b, int64_t t) {
+    const int64_t row = b * layer.steps + t;
+    if (layer.post == Post::subtract || layer.post == Post::zero) return entries_of(grads.resets, row);
+    if (layer.pre == Pre::none) return {nullptr, 0};
+    if (t == 0) return {scratch.first_reset, scratch.first_reset_count};
+    return entries_of(grads.spikes, row - 1);
+}
+
+// Whether an active entry does no more than add its share: no term in l, no sums besides.
+template <class Real>
+bool adds_only(const LayerView<Real>& layer, const GradientView<Real>& grads) {
+    return layer.post == Post::none && !grads.g_spikes.data && !grads.want_threshold && !grads.want_graded &&
+           !grads.want_membrane && !grads.want_gain && !grads.want_synapse;
+}
+
+// Surrogate values of all active entries of a batch element in one vectorised pass, or what they add if that is all.
+template <class Real>
+void entry_sigmas(const LayerView<Real>& layer, const GradientView<Real>& grads, ReverseScratch<Real>& scratch,
+                  int64_t begin, int64_t end) {
+    const SigmaRule<Real> rule = sigma_rule(layer, Gradient::exact);
+    Real *SB_RESTRICT threshold = scratch.entry_threshold, *SB_RESTRICT sigma = scratch.entry_sigma;
+    const Real *SB_RESTRICT u = grads.active_u + begin, infinity = Real(__builtin_inf());
+    const Real level = Real(layer.level);
+    const Gradient gradient = layer.gradient;
+    const int64_t count = end - begin;
+    for (int64_t e = 0; e < count; ++e) threshold[e] = layer.coefficients.threshold[grads.active.idx[begin + e]];
+    rule.apply(rule, count, u, threshold, nullptr, sigma);
+    for (int64_t e = 0; e < count; ++e) {
+        const Real value = active_value(gradient, level, sigma[e], u[e] - threshold[e]);
+        sigma[e] = absolute(u[e]) < infinity ? value : Real(0);
+    }
+    if (!adds_only(layer, grads)) return;
+    for (int64_t e = 0; e < count; ++e) {
+        const Real S = grads.g_active
+                           ? layer.coefficients.graded[grads.active.idx[begin + e]] * grads.g_active[begin + e]
+                           : Real(0);
+        sigma[e] = sigma[e] != Real(0) ? sigma[e] * S : Real(0);
+    }
+}
+
+template <class Real>
+SB_INLINE Real jump_of(const LayerView<Real>& layer, int64_t j, Real u) {
+    switch (layer.post) {
+    case Post::subtract:
+    case Post::subtract_all: return -layer.coefficients.threshold[j];
+    case Post::zero: return -u;
+    case Post::value: return layer.coefficients.reset[j] - u;
+    case Post::none: break;
+    }
+    return Real(0);
+}
+
+// Position of a parameter among the carriers that were asked for.
+SB_INLINE int carrier_index(int carriers, Carrier parameter) {
+    return __builtin_popcount(unsigned(carriers) & (unsigned(parameter) - 1));
+}
+
+// sigma' S of the active entries of one step into entry_add, and the parameter sums that read it.
+template <class Real>
+void active_entries(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& sums,
+                    ReverseScratch<Real>& scratch, int64_t b, int64_t t, Entries active, int64_t first_entry) {
+    const Real* g_spikes =
+        grads.g_spikes.data ? grads.g_spikes.data + t * grads.g_spikes.stride_t + b * grads.g_spikes.stride_b : nullptr;
+    const int64_t begin = active.count ? active.idx - grads.active.idx : 0;
+    for (int64_t k = 0; k < active.count; ++k) {
+        const int64_t j = active.idx[k], e = begin + k;
+        const Real g_packed = grads.g_active ? grads.g_active[e] : Real(0);
+        const Real sigma = scratch.entry_sigma[e - first_entry];
+        Real add = Real(0);
+        if (sigma != Real(0)) {
+            const Real g_z = g_packed + (g_spikes ? g_spikes[j] : Real(0));
+            const Real S = layer.coefficients.graded[j] * g_z + jump_of(layer, j, grads.active_u[e]) * scratch.l[j];
+            add = sigma * S;
+        }
+        scratch.entry_add[k] = add;
+        if (grads.want_threshold) sums.threshold[j] -= add;
+        if (grads.want_graded && grads.active_u[e] > layer.coefficients.threshold[j]) sums.graded[j] += g_packed;
+        const Real* carrier = grads.active_carriers + e * layer.carrier_count;
+        if (grads.want_membrane) sums.membrane[j] += add * carrier[0];
+        if (grads.want_gain) sums.gain[j] += add * carrier[carrier_index(layer.carriers, carrier_gain)];
+        if (grads.want_synapse) sums.synapse[j] += add * carrier[carrier_index(layer.carriers, carrier_synapse)];
+    }
+}
+
+// Applies A = dm/du at spiked and reset entries; l is the adjoint of m on entry.
+template <class Real>
+void through_reset(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& sums,
+                   ReverseScratch<Real>& scratch, Entries spiked, Entries resets) {
+    Real* SB_RESTRICT l = scratch.l;
+    if (grads.want_reset && layer.post == Post::value)
+        for (int64_t k = 0; k < spiked.count; ++k) sums.reset[spiked.idx[k]] += l[spiked.idx[k]];
+    if (grads.want_threshold && (layer.post == Post::subtract || layer.post == Post::subtract_all))
+        for (int64_t k = 0; k < spiked.count; ++k) sums.threshold[spiked.idx[k]] -= l[spiked.idx[k]];
+    if (grads.want_threshold && layer.post == Post::subtract)
+        for (int64_t k = 0; k < resets.count; ++k) sums.threshold[resets.idx[k]] += l[resets.idx[k]];
+    if (layer.post == Post::value) {
+        for (int64_t k = 0; k < spiked.count; ++k) l[spiked.idx[k]] = Real(0);
+    } else if (layer.post == Post::zero) {
+        // An entry may be in both lists; both corrections refer to the untouched l.
+        for (int64_t k = 0; k < spiked.count; ++k) scratch.spiked_l[k] = l[spiked.idx[k]];
+        for (int64_t k = 0; k < resets.count; ++k) scratch.reset_l[k] = l[resets.idx[k]];
+        for (int64_t k = 0; k < spiked.count; ++k) l[spiked.idx[k]] -= scratch.spiked_l[k];
+        for (int64_t k = 0; k < resets.count; ++k) l[resets.idx[k]] += scratch.reset_l[k];
+    }
+}
+
+}  // namespace SPARSE_BACKEND_VARIANT
+}  // namespace sparse_backend
