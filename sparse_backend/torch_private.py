@@ -15,6 +15,7 @@ from torch import Tensor
 
 __all__ = [
     "address",
+    "become",
     "below_autograd",
     "copy_on_write",
     "has_global_hooks",
@@ -75,6 +76,29 @@ def lazy_clone(tensor: Tensor) -> Tensor:
     """A differentiable clone that shares memory until either side is written to. Fallback: `clone()`."""
     alias = copy_on_write(tensor)
     return tensor.clone() if alias is None else alias
+
+
+_storage_uses: Callable[[int], int] = getattr(torch._C, "_storage_Use_Count", lambda _: 1 << 30)
+
+
+def become(tensor: Tensor, other: Tensor) -> bool:
+    """Make `tensor` and `other` change places: every reference to the one then leads to the other.
+
+    tensor: plain, without gradient. Not done (False) where C++, a view, numpy or an alias made by `detach`
+    still sees its memory, or where a weak reference or an attribute of its own hangs on it. Fallback: never
+    done.
+    """
+    if tensor._base is not None or tensor.__dict__ or not tensor.untyped_storage().resizable():
+        return False
+    storage = tensor.untyped_storage()
+    if _storage_uses(storage._cdata) != 2:  # the tensor, and this very question
+        return False
+    try:
+        with torch._C.DisableTorchFunctionSubclass():
+            torch.utils.swap_tensors(tensor, other)
+    except (AttributeError, RuntimeError):
+        return False
+    return True
 
 
 _function_modes: Callable[[], int] = getattr(torch._C, "_len_torch_function_stack", lambda: 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
@@ -22,10 +23,12 @@ from .results import (
     NeuronResult,
     Result,
     StepResult,
+    SumResult,
     detach_packed,
 )
 from .segment import Segment, current
 from .stream import FeedStream, MapStream, Stream
+from .sum_stream import SumStream
 
 __all__ = ["execute", "flush", "under_recorded_modes"]
 
@@ -88,6 +91,8 @@ def _run(segment: Segment, stepwise: bool) -> None:
                 stream.result = FeedResult(*_source(stream), stream.weight, stream.bias, stream.count)
             elif isinstance(stream, MapStream):
                 stream.result = MapResult(*_source(stream), stream.count, stream.apply, stream.apply_packed)
+            elif isinstance(stream, SumStream):
+                stream.result = SumResult(*_source(stream), stream.count, stream.start_value())
     for stream in segment.streams:
         if isinstance(stream, NeuronStream):
             stream.settle()
@@ -206,6 +211,10 @@ def _run_stepwise(segment: Segment) -> None:
         elif isinstance(stream, MapStream):
             rows = _rows(_source(stream), stream.count)
             stream.result = StepResult(([stream.apply(row.unsqueeze(0)).squeeze(0) for row in rows],))
+        elif isinstance(stream, SumStream):
+            rows = _rows(_source(stream), stream.count)
+            rows[0] = rows[0] + stream.start_value()
+            stream.result = StepResult((list(accumulate(rows)),))
 
 
 def _neuron_steps(stream: NeuronStream, rows: list[Tensor]) -> Result:

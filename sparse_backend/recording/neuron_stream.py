@@ -126,9 +126,14 @@ class NeuronStream(Stream):
         return moved
 
     def _sibling(self, segment: Segment, source: Source) -> Stream:
-        # Its incoming state is this stream's final state, set by `hand_over` once that is known; where no
+        # Its incoming state is this stream's final state, set by `continue_from` once that is known; where no
         # step is left here, it is this stream's own incoming state.
         return NeuronStream(segment, source, self.use, self.initial)
+
+    def continue_from(self, old: Stream) -> None:
+        assert old.result is not None
+        states = [old.result.step(slot, old.count - 1) for slot in range(1, len(old.shapes))]
+        self.initial = tuple(Capture(state) for state in states)
 
     def earlier_states_held(self) -> tuple[bool, ...]:
         """Per state, whether Python still holds it from a step before the last."""

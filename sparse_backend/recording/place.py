@@ -13,7 +13,7 @@ from .capture import Inputs, recordable
 from .deferred import Deferred
 from .execute import execute
 from .materialise import resolve
-from .segment import Segment, current, hand_over, locate, same_modes, start
+from .segment import Segment, current, locate, same_modes, start
 from .stream import Stream, source_key
 
 __all__ = ["Place", "metadata", "open_segment", "place_for", "restart"]
@@ -108,7 +108,7 @@ def carry_over(segment: Segment, tensor: Tensor, reason: str) -> Segment | None:
         fresh, pairs = segment.carry_over(moving)
         execute(segment, reason)
     for old, new in pairs:
-        hand_over(old, new)
+        new.continue_from(old)
     if type(tensor) is Deferred:
         locate(tensor)
     return start(fresh)

@@ -27,6 +27,7 @@ __all__ = [
     "NeuronResult",
     "Result",
     "StepResult",
+    "SumResult",
     "detach_packed",
 ]
 
@@ -180,6 +181,26 @@ class MapResult(Result):
     def constant(self) -> Tensor | None:
         constant = self._source.constant()
         return None if constant is None else self._apply(constant.unsqueeze(0)).squeeze(0)
+
+
+class SumResult(Result):
+    """start + the source's steps so far; the last one, mostly the only one read, is a sum over time."""
+
+    def __init__(self, source: Result, slot: int, steps: int, start: Tensor | float) -> None:
+        super().__init__(steps)
+        self._source, self._slot, self._start = source, slot, start
+        self._sequence: Tensor | None = None
+
+    def sequence(self, slot: int) -> Tensor:
+        if self._sequence is None:
+            self._sequence = self._source.sequence(self._slot)[: self.steps].cumsum(0) + self._start
+        return self._sequence
+
+    def step(self, slot: int, index: int) -> Tensor:
+        if self._sequence is None and self._selected < _SELECT_LIMIT:
+            self._selected += 1
+            return self._source.sequence(self._slot)[: index + 1].sum(0) + self._start
+        return super().step(slot, index)
 
 
 class NeuronResult(Result):

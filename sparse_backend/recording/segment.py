@@ -7,12 +7,11 @@ from typing import cast
 
 import torch
 
-from .capture import Capture, Inputs
+from .capture import Inputs
 from .deferred import Deferred
-from .neuron_stream import NeuronStream
 from .stream import Source, Stream
 
-__all__ = ["Segment", "current", "hand_over", "locate", "same_modes", "start", "thread"]
+__all__ = ["Segment", "current", "locate", "same_modes", "start", "thread"]
 
 
 MOST_STEPS = 4096
@@ -93,11 +92,11 @@ class Segment:
                 todo.append(parent)
         return [stream for stream in self.streams if stream in members]
 
-    def carry_over(self, moving: list[Stream]) -> tuple[Segment, list[tuple[NeuronStream, NeuronStream]]]:
+    def carry_over(self, moving: list[Stream]) -> tuple[Segment, list[tuple[Stream, Stream]]]:
         """A new segment that begins with the last step of the streams in `moving`.
 
-        Returns it with pairs (old, new) of neuron streams whose incoming state is the old one's final state;
-        the caller executes this segment and then sets them (`hand_over`).
+        Returns it with pairs (old, new) of streams; the caller executes this segment and then lets each new
+        one continue from its old one.
         """
         fresh = Segment()
         fresh.grad, fresh.inference = self.grad, self.inference
@@ -110,20 +109,13 @@ class Segment:
                 source = (cast(Stream, parent.successor), slot, cut)
             moved = stream.pop(fresh, source)
             fresh.add(moved)
-            if isinstance(stream, NeuronStream) and isinstance(moved, NeuronStream) and stream.count:
+            if stream.count:
                 pairs.append((stream, moved))
         for stream in self.streams:
             if not stream.count:
                 stream.release()
         self.streams = [stream for stream in self.streams if stream.count]
         return fresh, pairs
-
-
-def hand_over(old: NeuronStream, new: NeuronStream) -> None:
-    """Give the final state of an executed stream to the one that goes on with it."""
-    assert old.result is not None
-    states = [old.result.step(slot, old.count - 1) for slot in range(1, len(old.shapes))]
-    new.initial = tuple(Capture(state) for state in states)
 
 
 def locate(deferred: Deferred) -> Stream | None:

@@ -105,6 +105,9 @@ class Stream:
     def _sibling(self, segment: Segment, source: Source) -> Stream:
         raise NotImplementedError
 
+    def continue_from(self, old: Stream) -> None:
+        """Begin where `old`, now executed, ended: this stream was popped from it."""
+
     def key(self) -> object:
         """The key under which the parent (or the segment, for real inputs) finds this stream."""
         raise NotImplementedError

@@ -14,6 +14,8 @@ from .materialise import executed, resolve, resolve_all
 from .metadata import ANSWERS
 from .segment import locate
 from .sequences import cat, stack
+from .sum_stream import SumStream
+from .sums import ADDITIONS, added
 from .views import VIEWS, detached
 
 __all__: list[str] = []
@@ -23,6 +25,11 @@ _T: Any = torch.Tensor
 
 def _torch_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     first = args[0] if args else None
+    writes_to_first = ADDITIONS.get(func)
+    if writes_to_first is not None and len(args) == 2 and not kwargs:
+        total = added(first, args[1], writes_to_first)
+        if total is not None:
+            return total
     if type(first) is Deferred:
         if first._real is None and locate(first) is not None:
             answer = ANSWERS.get(func)
@@ -62,7 +69,17 @@ def _sequence(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _detach(func: Any, tensor: Deferred, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    if isinstance(tensor._source, SumStream):
+        return _compute(func, tensor, args, kwargs)  # an alias must see what is added later
     return detached(tensor)
+
+
+def _dropout(func: Any, tensor: Deferred, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Without effect it returns its argument itself."""
+    p, training = (kwargs.get(name, default) for name, default in (("p", 0.5), ("training", True)))
+    if len(args) == 1 and 0 <= p <= 1 and (not training or p == 0):
+        return tensor
+    return _compute(func, tensor, args, kwargs)
 
 
 def _detach_in_place(func: Any, tensor: Deferred, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -143,6 +160,7 @@ _SPECIAL: dict[Any, Any] = {
     _T.detach_: _detach_in_place,
     torch.detach_: _detach_in_place,
     **dict.fromkeys(_LINKS, _link),
+    torch.nn.functional.dropout: _dropout,
 }
 Deferred.torch_function = staticmethod(_torch_function)
 Deferred.torch_dispatch = staticmethod(_torch_dispatch)

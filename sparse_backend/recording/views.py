@@ -15,6 +15,7 @@ from .deferred import Deferred, make_cut
 from .place import metadata, place_for
 from .segment import current, locate
 from .stream import MapStream
+from .sum_stream import SumStream
 
 __all__ = ["VIEWS", "detached"]
 
@@ -33,7 +34,7 @@ def detached(tensor: Deferred) -> Deferred:
 def reshaped(tensor: Deferred, shape: Shape, remake: Callable[[Tensor], Tensor]) -> Deferred | None:
     """The tensor in another shape, recorded as a stream of its own; None if it has to be computed."""
     source = locate(tensor)
-    if source is None or source.segment is None or modes_matter():
+    if source is None or source.segment is None or isinstance(source, SumStream) or modes_matter():
         return None
     segment = current()
     if segment is not source.segment or segment.grad is not torch.is_grad_enabled():
