@@ -16,7 +16,7 @@ from .segment import locate
 from .sequences import cat, stack
 from .sum_stream import SumStream
 from .sums import ADDITIONS, added
-from .views import VIEWS, detached
+from .views import SCALINGS, VIEWS, detached, scaled
 
 __all__: list[str] = []
 
@@ -38,6 +38,11 @@ def _torch_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             view = VIEWS.get(func)
             if view is not None:
                 recorded = view(first, args[1:], kwargs)
+                if recorded is not None:
+                    return recorded
+            scaling = SCALINGS.get(func)
+            if scaling is not None and not kwargs:
+                recorded = scaled(scaling, first, args[1:])
                 if recorded is not None:
                     return recorded
             special = _SPECIAL.get(func)

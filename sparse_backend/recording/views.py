@@ -1,4 +1,4 @@
-"""Changes of shape between layers are recorded too; so is `detach`."""
+"""Changes of shape between layers are recorded too; so are `detach` and products with a number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .segment import current, locate
 from .stream import MapStream
 from .sum_stream import SumStream
 
-__all__ = ["VIEWS", "detached"]
+__all__ = ["SCALINGS", "VIEWS", "detached", "scaled"]
 
 Shape = tuple[int, ...]
 
@@ -31,16 +31,24 @@ def detached(tensor: Deferred) -> Deferred:
     return alias
 
 
-def reshaped(tensor: Deferred, shape: Shape, remake: Callable[[Tensor], Tensor]) -> Deferred | None:
-    """The tensor in another shape, recorded as a stream of its own; None if it has to be computed."""
+def _mapped(
+    tensor: Deferred,
+    identity: object,
+    target: torch.Size,
+    apply: Callable[[Tensor], Tensor],
+    apply_packed: Callable[[PackedSpikes], PackedSpikes] | None,
+) -> Deferred | None:
+    """A step-wise operation, recorded as a stream of its own; None if it has to be computed.
+
+    identity: equal for equal operations.  apply, apply_packed: see MapResult.
+    """
     source = locate(tensor)
     if source is None or source.segment is None or isinstance(source, SumStream) or modes_matter():
         return None
     segment = current()
     if segment is not source.segment or segment.grad is not torch.is_grad_enabled():
         return None
-    old, target = source.shapes[tensor._slot], torch.Size(shape)
-    place = place_for(("reshape", target), tensor, repeatable=True)
+    place = place_for(identity, tensor, repeatable=True)
     if place is None or place.tensor is not tensor:
         return None
     stream = place.stream
@@ -48,20 +56,38 @@ def reshaped(tensor: Deferred, shape: Shape, remake: Callable[[Tensor], Tensor])
         if stream is None:
             parent = locate(tensor)
             assert parent is not None
-            lead = 2 if parent.whole else 1
-            keep = tensor._slot == 0 and target[:lead] == old[:lead]
             stream = MapStream(
-                *(place.segment, (parent, tensor._slot, tensor._cut), ("reshape", target)),
-                *(
-                    lambda sequence: sequence.reshape(sequence.shape[0], *target),
-                    _same if keep else None,
-                    target,
-                ),
+                *(place.segment, (parent, tensor._slot, tensor._cut), identity, apply, apply_packed, target)
             )
             place.segment.add(stream)
-        view = stream.again(tensor._step) if stream.count == tensor._step + 1 else stream.advance()
-    view._of, view._remake = tensor, remake
+        return stream.again(tensor._step) if stream.count == tensor._step + 1 else stream.advance()
+
+
+def reshaped(tensor: Deferred, shape: Shape, remake: Callable[[Tensor], Tensor]) -> Deferred | None:
+    """The tensor in another shape; None if it has to be computed."""
+    source = locate(tensor)
+    if source is None:
+        return None
+    old, target = source.shapes[tensor._slot], torch.Size(shape)
+    lead = 2 if source.whole else 1
+    keep = tensor._slot == 0 and target[:lead] == old[:lead]
+    view = _mapped(
+        *(tensor, ("reshape", target), target),
+        *(lambda sequence: sequence.reshape(sequence.shape[0], *target), _same if keep else None),
+    )
+    if view is not None:
+        view._of, view._remake = tensor, remake
     return view
+
+
+def scaled(function: Callable[..., Tensor], tensor: Deferred, args: tuple[Any, ...]) -> Deferred | None:
+    """The product with (quotient by) a Python number, the same at every step; None if it must be computed."""
+    factor = args[0] if len(args) == 1 else None
+    source = locate(tensor)
+    if type(factor) not in (int, float) or source is None or tensor._slot > 1:
+        return None
+    identity = ("scaled", function, repr(factor))
+    return _mapped(tensor, identity, source.shapes[tensor._slot], lambda x: function(x, factor), None)
 
 
 def _same(packed: PackedSpikes) -> PackedSpikes:
@@ -131,6 +157,12 @@ def _handler(
 
 
 _T = torch.Tensor
+
+SCALINGS: dict[Any, Callable[..., Tensor]] = {
+    **dict.fromkeys((_T.mul, _T.__mul__, _T.__rmul__, torch.mul, torch.multiply, _T.multiply), torch.mul),
+    **dict.fromkeys((_T.div, _T.__truediv__, torch.div, torch.divide, _T.divide), torch.div),
+}
+"""Function of a tensor and a number -> the same, tensor first."""
 
 VIEWS: dict[Any, Callable[[Deferred, tuple[Any, ...], dict[str, Any]], Deferred | None]] = {
     function: _handler(function, target)

@@ -267,3 +267,39 @@ def test_dropout_with_an_effect(net: Twins, x: Tensor) -> None:
 def test_a_sum_stays_unread(net: Twins, x: Tensor) -> None:
     spikes, potentials, _ = loop_that_sums(in_place, STARTS["0"])(net.fast, x)
     assert is_deferred(spikes) and is_deferred(potentials) and spikes.shape == (BATCH, OUTPUTS)
+
+
+@pytest.mark.parametrize("where", ["current", "spikes", "membrane", "another factor at a step", "and summed"])
+@pytest.mark.parametrize("divide", [False, True])
+def test_products_with_a_number(net: Twins, x: Tensor, where: str, divide: bool) -> None:
+    def loop(model: Net, x: Tensor) -> list[Tensor]:
+        mem1, mem2 = start(model)
+        out, total = [], 0
+        for t, frame in enumerate(x):
+            factor = 0.3 if where == "another factor at a step" and t == 4 else 2
+            current = model.fc1(frame)
+            if where != "spikes":
+                current = current / 0.75 if divide else factor * current
+            spk1, mem1 = model.lif1(current, mem1)
+            if where in ("spikes", "another factor at a step"):
+                spk1 = spk1 / 3 if divide else spk1 * factor
+            spk2, mem2 = model.lif2(model.fc2(spk1), mem2)
+            out.append(mem2 * 3 if where == "membrane" else spk2)
+            if where == "and summed":
+                total = total + mem2 / 12
+        return [torch.stack(out), mem1, *([total] if isinstance(total, Tensor) else [])]
+
+    assert net.check(loop, x).flushes == 1 or where == "another factor at a step"
+
+
+def test_a_product_is_no_alias(net: Twins, x: Tensor) -> None:
+    def loop(model: Net, x: Tensor) -> list[Tensor]:
+        mem1, mem2 = start(model)
+        out = []
+        for frame in x:
+            _, mem1, _, mem2 = step(model, frame, mem1, mem2)
+            out.append(mem2 * 1.0)
+        out[-1].mul_(2)
+        return [torch.stack(out), mem2]
+
+    net.check(loop, x)
