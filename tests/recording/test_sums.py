@@ -138,6 +138,20 @@ def test_partial_sums_are_kept(net: Twins, x: Tensor) -> None:
     assert net.check(loop, x).flushes == 1
 
 
+def test_an_older_partial_sum_is_added_to(net: Twins, x: Tensor) -> None:
+    def loop(model: Net, x: Tensor) -> list[Tensor]:
+        mem1, mem2 = start(model)
+        before: Any = 0
+        total: Any = 0
+        for frame in x:
+            _, mem1, _, mem2 = step(model, frame, mem1, mem2)
+            without_last = before + mem2
+            before, total = total, total + mem2
+        return [without_last, total]
+
+    net.check(loop, x)
+
+
 def test_all_that_hold_a_sum_see_it_grow(net: Twins, x: Tensor) -> None:
     def loop(model: Net, x: Tensor) -> list[Tensor]:
         mem1, mem2 = start(model)
