@@ -1,4 +1,4 @@
-"""The CUDA path of the operator, driven on host tensors: the same Python, the same kernel source, no device."""
+"""The CUDA path of the operator on host tensors: the same Python, the same kernel source, no device."""
 
 from __future__ import annotations
 
