@@ -1,7 +1,7 @@
 """Which form of each product is cheapest, from counts that are known before the work starts.
 
-The unit is one multiply-add of a long vector loop on one core; only ratios matter. They are fixed, rounded from
-timings with AVX-512 on one thread, not measured on each machine.
+The unit is one multiply-add of a long vector loop on one core; only ratios matter. They are fixed, rounded
+from timings with AVX-512 on one thread, not measured on each machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ EVENT_ROW = 3.0
 """Adding a row per event against the same multiply-adds in a matrix product, which keeps its operands in
 registers: dW of a 700 -> 200 layer breaks even between 20 and 35 % input spikes."""
 DOT = 4.0
-"""A sampled dot product, per multiply-add: it ends in a horizontal sum, and the product gets cheaper by size."""
+"""A sampled dot product, per multiply-add: it ends in a horizontal sum."""
 
 
 def feed_form(density: float) -> str:
