@@ -6,7 +6,6 @@ __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
     "DeferredEscapeError",
-    "NativeModuleError",
     "RecordedStepError",
     "SparseBackendError",
     "UnsupportedLayerError",
@@ -35,7 +34,3 @@ class DeferredEscapeError(SparseBackendError, RuntimeError):
 
 class RecordedStepError(SparseBackendError, RuntimeError):
     """A recorded sequence failed when it was executed; the cause is chained."""
-
-
-class NativeModuleError(SparseBackendError, RuntimeError):
-    """A native module was asked for by name and is not there or does not run on this machine."""
