@@ -96,4 +96,4 @@ def to_dense(carrier: Tensor, ptr: Tensor, idx: Tensor, val: Tensor, shape: tupl
         from . import cpu
 
         return cpu.to_dense(ptr, idx, val, shape, carrier.dtype)
-    return events.expand(ptr, idx, val, shape, carrier.dtype)
+    return events.expand(ptr, idx, val, shape, carrier.dtype).contiguous()

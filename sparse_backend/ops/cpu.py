@@ -257,6 +257,11 @@ def _pass_saved(
         g.read(name, value)
 
 
+def _rows(x: Tensor, batch_major: bool) -> Tensor:
+    """`[T, B, N]` as rows `[T*B, N]`, without a copy where memory has the order named."""
+    return (x.transpose(0, 1) if batch_major else x).reshape(-1, x.shape[-1])
+
+
 def _request_products(
     g: Call, layer: Layer, out: LayerOutputs, needs: int, result: LayerGradients, sparse: bool
 ) -> Callable[[], None]:
@@ -284,8 +289,12 @@ def _request_products(
         g.write("d_low", low)
     lam: Tensor | None = None
     if form == "gemm" or (wants["source"] and below == "gemm"):
-        # Batch-major, as events are, so that rows of lam and of the expanded input line up without a copy.
-        lam = like.new_empty((batch, steps, width)).transpose(0, 1)
+        # In the layout of the input (events are batch-major), so that its rows and those of lam line up.
+        lam = (
+            like.new_empty((batch, steps, width)).transpose(0, 1)
+            if layer.packed
+            else like.new_empty(layer.shape)
+        )
         g.write_strided("d_current", lam)
 
     def finish() -> None:
@@ -293,12 +302,16 @@ def _request_products(
             result.source = low.to(layer.source.dtype)
         if lam is None:
             return
-        rows = lam.transpose(0, 1).reshape(-1, width)
+        rows = _rows(lam, layer.packed)
         if form == "gemm":
-            result.weight = rows.t() @ layer.dense_input().transpose(0, 1).reshape(rows.shape[0], -1)
+            result.weight = rows.t() @ _rows(layer.dense_input(), layer.packed)
         if wants["source"] and below == "gemm":
             assert layer.weight is not None
-            dense = (rows @ layer.weight).view(batch, steps, -1).transpose(0, 1)
+            dense = rows @ layer.weight
+            if layer.packed:
+                dense = dense.view(batch, steps, -1).transpose(0, 1)
+            else:
+                dense = dense.view(steps, batch, -1)
             if layer.in_aptr is not None:
                 assert layer.in_aidx is not None
                 dense = events.gather(dense, layer.in_aptr, layer.in_aidx)

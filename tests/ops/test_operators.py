@@ -13,6 +13,7 @@ from sparse_backend.errors import ArgumentError, ArgumentTypeError, SparseBacken
 from sparse_backend.neurons import Coefficients, Neuron, NeuronSpec
 from sparse_backend.neurons import surrogates as S
 from sparse_backend.ops import schema
+from sparse_backend.ops.contract import NEEDS
 from sparse_backend.ops.sequence import GradientRule, LinearFeed, run_layer
 
 
@@ -28,6 +29,35 @@ def test_opcheck(implementation: str, test: str, rule: str) -> None:
         *(case.steps, case.spec.encode(), rule, 0.3, 5, 0b1111111 if rule == "exact" else 0, True, True),
     )
     torch.library.opcheck(schema.layer, args, test_utils=test)
+
+
+@pytest.mark.parametrize("test", ["test_schema", "test_autograd_registration", "test_faketensor"])
+@pytest.mark.parametrize("mode", ["exact", "window"], ids=["dense-carrier", "packed-carrier"])
+def test_opcheck_to_dense(implementation: str, test: str, mode: str) -> None:
+    case = Case.random(SPECS[3], S.fast_sigmoid(5.0), steps=5, learn=False, dtype=torch.float32)
+    spikes = case.run(GradientRule(mode, 0.3)).spikes
+    assert spikes is not None and (spikes.aptr is None) == (mode == "exact")
+    carrier = spikes.carrier.detach().clone().requires_grad_()
+    places = (spikes.ptr, spikes.idx, spikes.val, spikes.aptr, spikes.aidx)
+    args = (carrier, *places, spikes.steps, spikes.batch, spikes.width)
+    torch.library.opcheck(schema.to_dense, args, test_utils=test)
+
+
+@pytest.mark.parametrize("test", ["test_schema", "test_faketensor"])
+@pytest.mark.parametrize("mode", ["exact", "window"])
+def test_opcheck_layer_backward(implementation: str, test: str, mode: str) -> None:
+    case = Case.random(SPECS[3], S.fast_sigmoid(5.0), steps=5, learn=False, dtype=torch.float32)
+    feed = case.feed
+    assert feed is not None
+    inputs = (
+        *(case.source.detach(), None, None, None, None, None, feed.weight.detach(), None),
+        *(*case.neuron.coefficients.tensors(), case.state[0].detach(), torch.empty(0), None),
+        *(case.steps, case.spec.encode(), mode, 0.3, 5, 0, False, True),
+    )
+    saved = schema.layer(*inputs)[5:]
+    gradients = (None, None, case.g_membrane, None, None)
+    needs = NEEDS["source"] | NEEDS["weight"] | NEEDS["m0"]
+    torch.library.opcheck(schema.layer_backward, (*gradients, *inputs, *saved, needs), test_utils=test)
 
 
 @pytest.mark.parametrize(("surrogate", "rule"), RULES, ids=lambda v: getattr(v, "mode", None) or str(v))
