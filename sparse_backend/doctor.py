@@ -128,7 +128,7 @@ def _cuda_module() -> Finding:
         module: Any = importlib.import_module("sparse_backend._cuda")
     except ImportError as error:
         return Finding(subject, "missing", _absence("_cuda", error))
-    return Finding(subject, "ok", f"built for {module.ARCHITECTURES}")
+    return Finding(subject, "ok", f"built for {module.ARCHITECTURES.replace(',', ', ')}")
 
 
 def _absence(name: str, error: ImportError) -> str:
@@ -139,11 +139,45 @@ def _absence(name: str, error: ImportError) -> str:
 
 
 def _gpu() -> Finding:
-    if torch.cuda.is_available():
-        major, minor = torch.cuda.get_device_capability()
-        return Finding("GPU", "ok", f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}")
-    cause = "torch sees none" if torch.version.cuda else "this torch is built without CUDA"
-    return Finding("GPU", "note", cause)
+    if not torch.version.cuda:
+        return Finding(
+            "GPU", "note", "this torch is built without CUDA; install a CUDA build of torch to use a GPU"
+        )
+    if not torch.cuda.is_available():
+        return Finding(
+            "GPU", "note", f"torch (CUDA {torch.version.cuda}) sees none; is there a driver? nvidia-smi tells"
+        )
+    major, minor = torch.cuda.get_device_capability()
+    name = f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}"
+    try:
+        module: Any = importlib.import_module("sparse_backend._cuda")
+    except ImportError:
+        return Finding(
+            "GPU", "missing", f"{name}; without CUDA kernels its layers run in plain torch, slowly"
+        )
+    state, how = code_for(module.ARCHITECTURES, (major, minor))
+    return Finding("GPU", state, f"{name}; {how}")
+
+
+def code_for(architectures: str, capability: tuple[int, int]) -> tuple[State, str]:
+    """Whether a build for `architectures` runs on a device of this compute capability, and how.
+
+    architectures: as CMake writes them, comma-separated: "80-real" is machine code, "90-virtual" is PTX,
+    "90" is both. Machine code runs on its own major version from its minor version on; the driver compiles
+    PTX for any later device when the module is first used (CUDA C++ Programming Guide, "Application
+    compatibility").
+    """
+    wanted = 10 * capability[0] + capability[1]
+    pairs = [entry.partition("-")[::2] for entry in architectures.split(",")]
+    machine = [int(number) for number, kind in pairs if kind != "virtual"]
+    portable = [int(number) for number, kind in pairs if kind != "real"]
+    fitting = [number for number in machine if number // 10 == wanted // 10 and number <= wanted]
+    if fitting:
+        return "ok", f"runs the code built for sm_{max(fitting)}"
+    older = [number for number in portable if number <= wanted]
+    if older:
+        return "ok", f"newer than this build: the driver compiles compute_{max(older)} at first use, once"
+    return "missing", f"none of the code built, for {architectures}, runs on it; layers run in plain torch"
 
 
 def _environment() -> list[Finding]:

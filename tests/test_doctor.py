@@ -1,0 +1,31 @@
+"""What `doctor` says of a device and a build that may not fit it."""
+
+from __future__ import annotations
+
+import pytest
+
+from sparse_backend.doctor import code_for, examine
+
+
+@pytest.mark.parametrize(
+    ("architectures", "capability", "state", "says"),
+    [
+        ("80-real,90", (8, 0), "ok", "sm_80"),
+        ("80-real,90", (8, 9), "ok", "sm_80"),
+        ("80-real,90", (9, 0), "ok", "sm_90"),
+        ("80-real,90", (12, 0), "ok", "compute_90"),
+        ("80-real,90", (7, 5), "missing", "plain torch"),
+        ("80-real,90-real", (12, 0), "missing", "plain torch"),
+        ("80,90-real", (10, 0), "ok", "compute_80"),
+        ("86-real", (8, 0), "missing", "plain torch"),
+    ],
+)
+def test_code_for_a_device(architectures: str, capability: tuple[int, int], state: str, says: str) -> None:
+    found, text = code_for(architectures, capability)
+    assert found == state and says in text
+
+
+def test_every_finding_has_a_text() -> None:
+    findings = examine()
+    assert {"python", "torch", "CPU kernels", "CUDA kernels", "GPU"} <= {f.subject for f in findings}
+    assert all(finding.text for finding in findings)
