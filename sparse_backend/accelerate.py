@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from . import adapters
 from .adapters import feeds
 from .errors import ArgumentTypeError, UnsupportedLayerError
+from .ops import memory
 from .options import Options, disabled
 from .recording import flush, reset_backoff, resolve_all
 from .report import LayerReport, Report
@@ -101,6 +102,8 @@ def restore(model: nn.Module) -> None:
     _drop_pending(swapped)
     for module in swapped:
         _swap_back(module)
+    if swapped:
+        memory.drop()
 
 
 @contextmanager

@@ -9,6 +9,7 @@
 #include "common/bind_layer.hpp"
 #include "cpu/dispatch.hpp"
 #include "cpu/layer.hpp"
+#include "cpu/memory.hpp"
 #include "cpu/view.hpp"
 
 namespace py = pybind11;
@@ -103,6 +104,15 @@ void bind_results(py::module_& m) {
             py::call_guard<py::gil_scoped_release>());
 }
 
+void bind_memory(py::module_& m) {
+    py::class_<Block>(m, "Block", py::buffer_protocol(), "Uninitialised bytes from the pool; they go back with it.")
+        .def(py::init<size_t>(), py::arg("bytes"))
+        .def_buffer([](Block& block) { return py::buffer_info(static_cast<uint8_t*>(block.data()), block.size()); });
+    m.def("pooled_memory", &pooled_memory, "Bytes kept for later calls.");
+    m.def("limit_pooled_memory", &limit_pooled_memory, py::arg("bytes"));
+    m.def("drop_pooled_memory", &drop_pooled_memory);
+}
+
 py::dict names(std::initializer_list<const char*> list) {
     py::dict table;
     int value = 0;
@@ -135,6 +145,7 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("layer", [](const py::kwargs& fields) { return from_keywords<Layer>(fields); });
     bind_gradients(m);
     bind_results(m);
+    bind_memory(m);
     const py::call_guard<py::gil_scoped_release> released;
     m.def("needs_resets", &needs_resets, py::arg("layer"));
     m.def("forward", &run_forward, py::arg("layer"), released);

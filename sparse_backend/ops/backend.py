@@ -13,7 +13,7 @@ from ..options import native_allowed
 from . import cost, events, reference
 from .contract import Layer, LayerGradients, LayerOutputs, OutputGradients
 
-__all__ = ["backward", "compress", "forward", "name", "native", "to_dense"]
+__all__ = ["backward", "compress", "forward", "gather", "name", "native", "to_dense"]
 
 _DTYPES = (torch.float32, torch.float64)
 _warned = False
@@ -97,3 +97,12 @@ def to_dense(carrier: Tensor, ptr: Tensor, idx: Tensor, val: Tensor, shape: tupl
 
         return cpu.to_dense(ptr, idx, val, shape, carrier.dtype)
     return events.expand(ptr, idx, val, shape, carrier.dtype).contiguous()
+
+
+def gather(dense: Tensor, ptr: Tensor, idx: Tensor) -> Tensor:
+    """The entries of a `[T, B, N]` tensor at the events, `[E]`."""
+    if dense.device.type == "cpu" and dense.dtype in _DTYPES and native() is not None:
+        from . import cpu
+
+        return cpu.gather(dense, ptr, idx)
+    return events.gather(dense, ptr, idx)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ..torch_private import read_pointer
-from . import cost, events, reference
+from . import cost, memory, reference
 from .contract import COEFFICIENTS, NEEDS, Layer, LayerGradients, LayerOutputs, OutputGradients
 from .native_call import Call, by_events, density, describe, dtype_code, module
 
-__all__ = ["backward", "compress", "forms", "forward", "to_dense"]
+__all__ = ["backward", "compress", "forms", "forward", "gather", "to_dense"]
 
 _FORM_CODES = {"spike": 1, "trace": 2}
 _CARRIERS = ("membrane", "gain", "synapse")
@@ -60,6 +60,19 @@ def to_dense(
     module().scatter(
         *(read_pointer(ptr), read_pointer(idx), read_pointer(val) if val.numel() else 0, steps, batch, width),
         *(out.data_ptr(), out.stride(0), out.stride(1), dtype_code(dtype), torch.get_num_threads()),
+    )
+    return out
+
+
+def gather(dense: Tensor, ptr: Tensor, idx: Tensor) -> Tensor:
+    """The entries of a `[T, B, N]` tensor at the events, `[E]`."""
+    if dense.shape[-1] > 1 and dense.stride(-1) != 1:
+        dense = dense.contiguous()
+    out = dense.new_empty(idx.numel())
+    module().gather(
+        *(read_pointer(ptr), read_pointer(idx), dense.shape[0], dense.shape[1]),
+        *(read_pointer(dense), dense.stride(0), dense.stride(1)),
+        *(out.data_ptr(), dtype_code(dense.dtype), torch.get_num_threads()),
     )
     return out
 
@@ -229,7 +242,7 @@ def _pass_drawn_gradients(g: Call, layer: Layer, out: LayerOutputs, grads: Outpu
         packed += grads.carrier
     dense = _dense_spike_gradient(layer, grads)
     if dense is not None:
-        packed += events.gather(dense, out.aptr, out.aidx)
+        packed += gather(dense, out.aptr, out.aidx)
     packed *= reference.surrogate_value(layer.spec, layer, x) / layer.spec.surrogate.derivative(x)
     g.read("g_active", packed)
 
@@ -239,7 +252,7 @@ def _graded_gradient(layer: Layer, out: LayerOutputs, grads: OutputGradients) ->
     total = torch.zeros(layer.m0.shape[1], dtype=layer.m0.dtype)
     dense = _dense_spike_gradient(layer, grads)
     if dense is not None:
-        total.index_add_(0, out.idx.long(), events.gather(dense, out.ptr, out.idx).to(total.dtype))
+        total.index_add_(0, out.idx.long(), gather(dense, out.ptr, out.idx).to(total.dtype))
     return total
 
 
@@ -290,12 +303,8 @@ def _request_products(
     lam: Tensor | None = None
     if form == "gemm" or (wants["source"] and below == "gemm"):
         # In the layout of the input (events are batch-major), so that its rows and those of lam line up.
-        lam = (
-            like.new_empty((batch, steps, width)).transpose(0, 1)
-            if layer.packed
-            else like.new_empty(layer.shape)
-        )
-        g.write_strided("d_current", lam)
+        rows = memory.empty((batch, steps, width) if layer.packed else layer.shape, dtype)
+        lam = g.write_strided("d_current", rows.transpose(0, 1) if layer.packed else rows)
 
     def finish() -> None:
         if low is not None:
@@ -307,14 +316,15 @@ def _request_products(
             result.weight = rows.t() @ _rows(layer.dense_input(), layer.packed)
         if wants["source"] and below == "gemm":
             assert layer.weight is not None
-            dense = rows @ layer.weight
+            dense = memory.empty((rows.shape[0], layer.inputs), dtype)
+            torch.mm(rows, layer.weight.detach(), out=dense)
             if layer.packed:
                 dense = dense.view(batch, steps, -1).transpose(0, 1)
             else:
                 dense = dense.view(steps, batch, -1)
             if layer.in_aptr is not None:
                 assert layer.in_aidx is not None
-                dense = events.gather(dense, layer.in_aptr, layer.in_aidx)
+                dense = gather(dense, layer.in_aptr, layer.in_aidx)
             result.source = dense.to(layer.source.dtype)
 
     return finish
@@ -334,7 +344,7 @@ def _request_current(g: Call, layer: Layer, wanted: bool, result: LayerGradients
         value = total
         if layer.in_aptr is not None:
             assert layer.in_aidx is not None
-            value = events.gather(value, layer.in_aptr, layer.in_aidx)
+            value = gather(value, layer.in_aptr, layer.in_aidx)
         result.source = value.to(layer.source.dtype)
 
     return finish

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import backend, events, replay
+from . import backend, replay
 from .contract import COEFFICIENTS, NEEDS, Layer, LayerGradients, LayerOutputs, OutputGradients
 
 __all__ = ["layer", "layer_backward", "run", "to_dense"]
@@ -214,7 +214,7 @@ def _save_positions(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _to_dense_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return (events.gather(grad, *ctx.saved_tensors) if ctx.packed else grad, *([None] * 8))
+    return (backend.gather(grad, *ctx.saved_tensors) if ctx.packed else grad, *([None] * 8))
 
 
 def _register(name: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:

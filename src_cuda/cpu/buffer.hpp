@@ -3,10 +3,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <new>
+#include <utility>
+
+#include "memory.hpp"
 
 namespace sparse_backend {
 
@@ -15,28 +16,21 @@ class Buffer {
   public:
     Buffer() = default;
     explicit Buffer(int64_t size) { reserve(size); }
-    Buffer(const Buffer&) = delete;
-    Buffer& operator=(const Buffer&) = delete;
-    ~Buffer() { std::free(data_); }
 
-    T* get() const { return data_; }
+    T* get() const { return static_cast<T*>(block_.data()); }
     int64_t capacity() const { return capacity_; }
 
     // Keeps the first `used` entries; at least doubles, so that appending stays linear.
     void reserve(int64_t size, int64_t used = 0) {
         if (size <= capacity_) return;
-        const int64_t grown = std::max(size, 2 * capacity_);
-        const size_t bytes = (size_t(grown) * sizeof(T) + 127) / 64 * 64;
-        T* fresh = static_cast<T*>(std::aligned_alloc(64, bytes));
-        if (!fresh) throw std::bad_alloc();
-        if (used) std::memcpy(fresh, data_, size_t(used) * sizeof(T));
-        std::free(data_);
-        data_ = fresh;
-        capacity_ = grown;
+        Block fresh(size_t(std::max(size, 2 * capacity_)) * sizeof(T));
+        if (used) std::memcpy(fresh.data(), block_.data(), size_t(used) * sizeof(T));
+        block_ = std::move(fresh);
+        capacity_ = int64_t(block_.size() / sizeof(T));
     }
 
   private:
-    T* data_ = nullptr;
+    Block block_;
     int64_t capacity_ = 0;
 };
 

@@ -1,0 +1,120 @@
+#include "memory.hpp"
+
+#include <cstdint>
+#include <cstdlib>
+#include <list>
+#include <mutex>
+#include <new>
+#include <utility>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace sparse_backend {
+namespace {
+
+constexpr size_t alignment = 64, pooled_from = size_t(1) << 18, huge_page = size_t(1) << 21;
+
+// Pooled sizes lie an eighth to a quarter apart, so that similar requests meet the same blocks. Never 0, and always
+// more than was asked for: kernels may read a little past the end.
+size_t rounded(size_t bytes) {
+    size_t step = alignment;
+    while (bytes >= pooled_from && 8 * step < bytes) step *= 2;
+    return bytes / step * step + step;
+}
+
+void* from_system(size_t bytes) {
+    const size_t unit = bytes < huge_page ? alignment : huge_page;
+    void* data = std::aligned_alloc(unit, (bytes + unit - 1) / unit * unit);
+    if (!data) throw std::bad_alloc();
+#if defined(__linux__)
+    if (unit == huge_page) madvise(data, bytes, MADV_HUGEPAGE);  // a wish: refused, the memory is as good
+#endif
+    return data;
+}
+
+class Pool {
+  public:
+    // Null if no block of this size is kept. Sizes are rounded, so only equal ones can be of use.
+    void* take(size_t bytes) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        for (auto block = kept_.rbegin(); block != kept_.rend(); ++block) {
+            if (block->second != bytes) continue;
+            void* data = block->first;
+            total_ -= bytes;
+            kept_.erase(std::next(block).base());
+            return data;
+        }
+        return nullptr;
+    }
+
+    void give(void* data, size_t bytes) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        kept_.emplace_back(data, bytes);
+        total_ += bytes;
+        shrink(limit_);
+    }
+
+    void limit(size_t bytes) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        limit_ = bytes;
+        shrink(limit_);
+    }
+
+    void drop() {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        shrink(0);
+    }
+
+    size_t total() {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        return total_;
+    }
+
+  private:
+    // The longest unused go first.
+    void shrink(size_t limit) {
+        while (total_ > limit) {
+            std::free(kept_.front().first);
+            total_ -= kept_.front().second;
+            kept_.pop_front();
+        }
+    }
+
+    std::mutex mutex_;
+    std::list<std::pair<void*, size_t>> kept_;  // oldest first
+    size_t total_ = 0, limit_ = size_t(1) << 29;
+};
+
+// Never destroyed: a tensor may give its block back after everything else has ended.
+Pool& pool() {
+    static Pool& instance = *new Pool;
+    return instance;
+}
+
+}  // namespace
+
+Block::Block(size_t bytes) : size_(rounded(bytes)) {
+    if (size_ >= pooled_from) data_ = pool().take(size_);
+    if (!data_) data_ = from_system(size_);
+}
+
+Block::~Block() {
+    if (!data_) return;
+    if (size_ >= pooled_from)
+        pool().give(data_, size_);
+    else
+        std::free(data_);
+}
+
+void Block::swap(Block& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+}
+
+size_t pooled_memory() { return pool().total(); }
+void limit_pooled_memory(size_t bytes) { pool().limit(bytes); }
+void drop_pooled_memory() { pool().drop(); }
+
+}  // namespace sparse_backend

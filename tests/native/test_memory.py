@@ -1,0 +1,83 @@
+"""The pool of blocks: reused, bounded, and alive as long as a tensor needs it."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from sparse_backend.ops import memory
+
+from .native_layer import _cpu
+
+MIB = 1 << 20
+DEFAULT = 512 * MIB
+
+
+@pytest.fixture(autouse=True)
+def empty_pool() -> Iterator[None]:
+    gc.collect()
+    _cpu.drop_pooled_memory()
+    yield
+    _cpu.limit_pooled_memory(DEFAULT)
+    _cpu.drop_pooled_memory()
+
+
+def test_a_block_is_used_again_when_its_last_tensor_has_died() -> None:
+    first = memory.empty((MIB, 3), torch.float32)
+    where, part = first.data_ptr(), first[5:7]
+    assert first.shape == (MIB, 3) and first.is_contiguous() and where % 64 == 0
+    part.fill_(2)
+    del first
+    assert _cpu.pooled_memory() == 0  # part still shares the memory
+    assert memory.empty((MIB, 3), torch.float32).data_ptr() != where
+    other = _cpu.pooled_memory()
+    assert other >= 12 * MIB
+    assert float(part.sum()) == 12
+    del part
+    assert _cpu.pooled_memory() == 2 * other
+    assert memory.empty((3, MIB // 2), torch.float64).data_ptr() == where
+
+
+def test_the_pool_is_bounded_and_can_be_dropped() -> None:
+    _cpu.limit_pooled_memory(10 * MIB)
+    sizes = [memory.empty((size * MIB,), torch.uint8) for size in (2, 3, 4, 9)]
+    while sizes:
+        del sizes[0]
+        assert _cpu.pooled_memory() <= 10 * MIB
+    assert _cpu.pooled_memory() >= 9 * MIB  # the latest is kept, the oldest went
+    _cpu.limit_pooled_memory(0)
+    assert _cpu.pooled_memory() == 0
+    _cpu.limit_pooled_memory(DEFAULT)
+    _ = memory.empty((2 * MIB,), torch.uint8), memory.drop()
+    del _
+    assert _cpu.pooled_memory() > 0
+    memory.drop()
+    assert _cpu.pooled_memory() == 0
+
+
+def test_small_tensors_are_torchs_own() -> None:
+    small = memory.empty((10, 10), torch.float32)
+    del small
+    assert _cpu.pooled_memory() == 0
+    assert memory.empty((0, 4), torch.float64).shape == (0, 4)
+
+
+def test_blocks_come_and_go_from_several_threads() -> None:
+    def churn(value: int, wrong: list[int]) -> None:
+        for turn in range(40):
+            tensor = memory.empty((MIB + 4096 * (turn % 3),), torch.uint8)
+            tensor[::4096] = value
+            if int(tensor[::4096].max()) != value or int(tensor[::4096].min()) != value:
+                wrong.append(value)
+
+    wrong: list[int] = []
+    threads = [threading.Thread(target=churn, args=(value, wrong)) for value in range(1, 6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
