@@ -43,8 +43,8 @@ def compare(stock: Net, accelerated: Net, x: Tensor, labels: Tensor) -> Agreemen
         found, _ = accelerated(x, record_all=True)
     same = torch.ones(len(labels), dtype=torch.bool)
     for a, b in zip(expected, found, strict=True):
-        same &= (a == b).all(dim=2).all(dim=0)
-    kept = x[:, same] if x.dim() == 3 else x[same]
+        same &= (a == b).flatten(2).all(dim=2).all(dim=0)
+    kept = x[same] if stock.row.coding == "direct" else x[:, same]
     relative, cosine = 0.0, 1.0
     pairs = zip(*(_gradients(net, kept, labels[same]) for net in (stock, accelerated)), strict=True)
     for g, h in pairs:

@@ -1,64 +1,82 @@
-"""One row on the CPU: build, scale, check, time."""
+"""One row on the CPU: build, scale, check, time, take apart."""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import snntorch.surrogate
-import torch
-
 import sparse_backend
-from sparse_backend import surrogates
 
-from .check import Agreement, compare
-from .network import Net, scale_to_activity
-from .rows import ROWS, make_input
-from .timing import interleaved
+from .check import compare
+from .floors import Ceilings
+from .kernels import kernel_times
+from .memory import peak_memory
+from .models import build
+from .recording import recording_time
+from .rows import Row
+from .timing import PHASES, Trainable, interleaved, medians, ratio
 
-__all__ = ["measure"]
-
-_WINDOW = 0.1
-_SLOPE = 25.0
+__all__ = ["Settings", "measure"]
 
 
-def measure(name: str, gradient: str, repeats: int, warm_up: int, seed: int = 0) -> dict[str, Any]:
-    """Stock against accelerated on a row, as plain data.
+@dataclass(frozen=True)
+class Settings:
+    """repeats: timed training steps of each side, after `warm_up` others.  memory: measure peak memory too.
+
+    limits: of the machine, None to leave floors out.
+    """
+
+    repeats: int = 7
+    warm_up: int = 3
+    memory: bool = True
+    limits: Ceilings | None = None
+    seed: int = 0
+
+
+def measure(
+    name: str, row: Row, gradient: str, settings: Settings, told: Callable[[str], None] = lambda what: None
+) -> dict[str, Any]:
+    """Stock against accelerated, as plain data; nothing is timed where they disagree.
 
     With "window" both sides use the fast sigmoid of slope 25, accelerated with half-width 0.1, and gradients
     are checked against the stock network with the same cut. The others use snnTorch's default surrogate.
+    told: hears what is being done.
     """
-    row = ROWS[name]
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    x, labels = make_input(row, generator)
-    window = gradient == "window"
-    stock = Net(row, snntorch.surrogate.fast_sigmoid(_SLOPE) if window else None)
-    scaled = scale_to_activity(stock, x, row.active) if row.active is not None else []
-    fast = copy.deepcopy(stock)
-    report = sparse_backend.accelerate(
-        fast, gradient=gradient, strict=True, backward_threshold=_WINDOW if window else None
-    )
-    reference = stock
-    if window:
-        reference = Net(row, surrogates.fast_sigmoid(_SLOPE).windowed(_WINDOW))
-        reference.load_state_dict(stock.state_dict())
-    agreement = compare(reference, fast, x, labels)
-    seconds = interleaved({"stock": stock, "accelerated": fast}, x, labels, repeats, warm_up)
-    stats = sparse_backend.stats(fast)
-    return {
+    told("weights")
+    models = build(row, gradient, settings.seed)
+    x, labels, fast = models.x, models.labels, models.fast
+    told("check")
+    agreement = compare(models.reference, fast, x, labels)
+    result: dict[str, Any] = {
         "row": name,
+        "network": asdict(row),
         "gradient": gradient,
-        "seconds": seconds,
-        "repeats": repeats,
         "agreement": vars(agreement),
-        "agrees": _agrees(agreement, gradient),
+        "agrees": agreement.holds(exact=gradient != "sampled"),
         "input_density": float((x != 0).float().mean()),
-        "gains": [{"gain": gain, "near_threshold": fraction} for gain, fraction in scaled],
-        "layers": [dict(vars(layer)) for layer in stats],
-        "surrogates": [layer.surrogate for layer in report if layer.surrogate],
+        "gains": [{"gain": gain, "near_threshold": fraction} for gain, fraction in models.scaled],
+        "surrogates": [layer.surrogate for layer in models.report if layer.surrogate],
     }
-
-
-def _agrees(agreement: Agreement, gradient: str) -> bool:
-    return agreement.holds(exact=gradient != "sampled")
+    if not result["agrees"]:
+        return result
+    nets: dict[str, Trainable] = {"stock": models.stock, "accelerated": fast}
+    told("timing")
+    samples = interleaved(nets, x, labels, settings.repeats, settings.warm_up)
+    result |= {
+        "repeats": settings.repeats,
+        "samples": samples,
+        "seconds": {side: medians(phases) for side, phases in samples.items()},
+        "ratios": {
+            phase: asdict(ratio(samples["stock"][phase], samples["accelerated"][phase])) for phase in PHASES
+        },
+    }
+    told("recording")
+    result["recording"] = recording_time(fast, x, labels)
+    told("kernels")
+    result["kernels"] = kernel_times(fast, x, labels, settings.limits)
+    result["layers"] = [dict(vars(layer)) for layer in sparse_backend.stats(fast)]
+    if settings.memory:
+        told("memory")
+        result["peak_memory"] = peak_memory(row, gradient, models.stock.state_dict(), settings.seed)
+    return result

@@ -18,10 +18,13 @@ class Row:
     """A network and its input.
 
     widths: from input to output.  steps: T.  batch: B.
-    density: of the input's random spikes, None for images that are fed at every step (direct coding).
+    coding: "spikes" are random, of the given density; "direct" feeds the same images at every step; "rate"
+        draws spikes from images, with their brightness as probability.
     active: fraction of a layer's entries with |u - threshold| < 0.1 that its weights are scaled to, None to
         leave them as initialised.
     loss: on the counted output spikes, or summed over the output's membrane potential of each step.
+    channels: of the stages of 5 x 5 convolution, 2 x 2 max pooling and neurons ahead of the linear layers;
+        the input is then an image of one channel.
     """
 
     widths: tuple[int, ...]
@@ -29,7 +32,20 @@ class Row:
     batch: int
     density: float | None = None
     active: float | None = None
+    coding: Literal["spikes", "direct", "rate"] = "spikes"
     loss: Literal["count", "membrane"] = "count"
+    channels: tuple[int, ...] = ()
+
+    @property
+    def side(self) -> int:
+        """Of the input as a square image."""
+        return int(self.widths[0] ** 0.5)
+
+    @property
+    def title(self) -> str:
+        """The layers, in short."""
+        stages = [str(self.widths[0]), *(f"{channels}c5p2" for channels in self.channels)]
+        return "-".join([*stages, *map(str, self.widths[1:])])
 
 
 ROWS = {
@@ -38,19 +54,23 @@ ROWS = {
     "S": Row((700, 200, 200, 20), 500, 256, 0.015, 0.02),
     "S-small": Row((700, 200, 200, 20), 100, 128, 0.015, 0.025),
     "L": Row((2312, 1000, 1000, 20), 100, 64, 0.01, 0.02),
-    "U": Row((784, 1000, 10), 25, 128, loss="membrane"),
+    "C": Row((784, 10), 25, 64, coding="rate", channels=(12, 64)),
+    "U": Row((784, 1000, 10), 25, 128, coding="direct", loss="membrane"),
 }
-"""Published set-ups (Fashion-MNIST, N-MNIST, SHD), a small SHD, a wide net, snnTorch's tutorial 5."""
+"""Published set-ups (Fashion-MNIST, N-MNIST, SHD), a small SHD, a wide net, snnTorch's tutorials 6 and 5."""
 
 
 def make_input(row: Row, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Input and labels `[B]`: spikes `[T, B, N]`, or images `[B, N]` for direct coding."""
-    if row.density is None:
-        images, labels = load_digits(return_X_y=True)
-        side = int(row.widths[0] ** 0.5)
-        small = torch.as_tensor(images[: row.batch] / 16).float().view(-1, 1, 8, 8)
-        large = functional.interpolate(small, (side, side), mode="bilinear")
-        return large.flatten(1), torch.as_tensor(labels[: row.batch])
-    shape = (row.steps, row.batch, row.widths[0])
-    spikes = (torch.rand(shape, generator=generator) < row.density).float()
-    return spikes, torch.randint(row.widths[-1], (row.batch,), generator=generator)
+    """Input and labels `[B]`: spikes `[T, B, N]`, or for "direct" images `[B, N]`; N is `1, side, side`
+    where the network is convolutional."""
+    shape = (1, row.side, row.side) if row.channels else (row.widths[0],)
+    if row.coding == "spikes":
+        assert row.density is not None
+        spikes = torch.rand((row.steps, row.batch, *shape), generator=generator) < row.density
+        return spikes.float(), torch.randint(row.widths[-1], (row.batch,), generator=generator)
+    images, labels = load_digits(return_X_y=True)
+    small = torch.as_tensor(images[: row.batch] / 16).float().view(-1, 1, 8, 8)
+    large = functional.interpolate(small, (row.side, row.side), mode="bilinear").reshape(-1, *shape)
+    if row.coding == "rate":
+        large = (torch.rand((row.steps, *large.shape), generator=generator) < large).float()
+    return large, torch.as_tensor(labels[: row.batch])

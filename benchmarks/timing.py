@@ -5,25 +5,53 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .network import Net
-
-__all__ = ["PHASES", "interleaved"]
+__all__ = ["PHASES", "Ratio", "Trainable", "interleaved", "medians", "ratio"]
 
 PHASES = ("forward", "backward", "optimizer", "step")
 
+Samples = dict[str, list[float]]
+"""Seconds of each phase, one per repeat."""
+
+
+class Trainable(Protocol):
+    """What a training step needs of a network."""
+
+    def parameters(self) -> Iterable[nn.Parameter]: ...
+
+    def loss_of(self, x: Tensor, labels: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster: of the medians, and the lowest and highest of any one repeat."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.1f}x ({self.low:.1f}-{self.high:.1f})"
+
 
 def interleaved(
-    nets: Mapping[str, Net], x: Tensor, labels: Tensor, repeats: int, warm_up: int
-) -> dict[str, dict[str, float]]:
-    """Median seconds of each phase of a training step, per network."""
+    nets: Mapping[str, Trainable],
+    x: Tensor,
+    labels: Tensor,
+    repeats: int,
+    warm_up: int,
+    told: Callable[[], None] = lambda: None,
+) -> dict[str, Samples]:
+    """Seconds of each phase of a training step, per network. told: called after each step."""
     # A rate that moves nothing: the activity stays what it was scaled to.
     optimizers = {name: torch.optim.Adam(net.parameters(), lr=1e-9) for name, net in nets.items()}
-    seconds: dict[str, dict[str, list[float]]] = {name: {phase: [] for phase in PHASES} for name in nets}
+    seconds: dict[str, Samples] = {name: {phase: [] for phase in PHASES} for name in nets}
     for repeat in range(-warm_up, repeats):
         for name, net in nets.items():
             optimizer = optimizers[name]
@@ -36,9 +64,21 @@ def interleaved(
             optimizer.step()
             times.append(time.perf_counter())
             del loss
+            told()
             if repeat < 0:
                 continue
             spans = [later - sooner for sooner, later in itertools.pairwise(times)]
             for phase, span in zip(PHASES, [*spans, times[-1] - times[0]], strict=True):
                 seconds[name][phase].append(span)
-    return {name: {p: statistics.median(s) for p, s in phases.items()} for name, phases in seconds.items()}
+    return seconds
+
+
+def medians(samples: Samples) -> dict[str, float]:
+    """The median of each phase."""
+    return {phase: statistics.median(values) for phase, values in samples.items()}
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
+    """Of two series that were measured in turn."""
+    pairs = [a / b for a, b in zip(slow, fast, strict=True)]
+    return Ratio(statistics.median(slow) / statistics.median(fast), min(pairs), max(pairs))

@@ -1,0 +1,92 @@
+"""A measurement as tables and lines on the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .timing import PHASES, Ratio
+
+__all__ = ["show"]
+
+
+def show(console: Console, result: dict[str, Any], title: str) -> None:
+    """Print one row: its check, and where that holds timings, activity, memory and kernels."""
+    agreement = result["agreement"]
+    if result["agrees"]:
+        console.print(_timings(result, title))
+    else:
+        console.print(f"{title}\n[bold red]differs from stock: no speed is shown")
+    lines = [
+        f"spikes: {agreement['diverged']} of {agreement['batch']} batch elements diverge and are left out",
+        f"gradients: relative difference {agreement['gradient']:.1e}, cosine {agreement['cosine']:.6f}",
+        f"input density {_percent(result['input_density'])}; weight gains "
+        + (", ".join(f"{entry['gain']:.2f}" for entry in result["gains"]) or "none"),
+    ]
+    if result["agrees"]:
+        lines += [*_activity(result), _recording(result["recording"])]
+        if "peak_memory" in result:
+            lines.append(_memory(result["peak_memory"]))
+        lines.append(f"medians of {result['repeats']} training steps, ratios with their range over the steps")
+    console.print("\n".join(lines), markup=False, highlight=False)
+    if result["agrees"]:
+        console.print(_kernels(result))
+
+
+def _timings(result: dict[str, Any], title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for head in ("", *PHASES):
+        table.add_column(head, justify="right" if head else "left")
+    for side, seconds in result["seconds"].items():
+        table.add_row(f"{side}, ms", *(f"{1e3 * seconds[phase]:.2f}" for phase in PHASES))
+    table.add_row("ratio", *(str(Ratio(**result["ratios"][phase])) for phase in PHASES), style="bold")
+    return table
+
+
+def _activity(result: dict[str, Any]) -> list[str]:
+    lines = []
+    for layer in result["layers"]:
+        active, spikes = _percent(layer["active_fraction"]), _percent(layer["spike_density"])
+        forms = ", ".join(f"{product} {'/'.join(kinds)}" for product, kinds in layer["algorithms"].items())
+        lines.append(f"{layer['name']}: {active} active, {spikes} spikes; {forms}")
+    return lines
+
+
+def _recording(found: dict[str, Any]) -> str:
+    if found["broken_by"]:
+        return f"recording: broken by {found['broken_by']}"
+    return f"recording: {1e3 * found['seconds']:.2f} ms, {found['microseconds']:.1f} us per layer and step"
+
+
+def _memory(peaks: dict[str, int | None]) -> str:
+    stock, fast = peaks["stock"], peaks["accelerated"]
+    if stock is None or fast is None:
+        return "peak memory of a step: unknown on this system"
+    share = f", {fast / stock:.1%} of stock" if stock else ""
+    return f"peak memory of a step: stock {stock / 2**20:.0f} MiB, accelerated {fast / 2**20:.0f} MiB{share}"
+
+
+def _kernels(result: dict[str, Any]) -> Table:
+    """The operator calls of one step; what is left of the step is recording, autograd and Python."""
+    table = Table(title="operators of a step, ms", title_justify="left")
+    for head in ("operator", "forms"):
+        table.add_column(head)
+    for head in ("time", "in kernels", "floor", "over floor"):
+        table.add_column(head, justify="right")
+    for entry in result["kernels"]:
+        inside = sum(entry["native"].values())
+        table.add_row(
+            f"{entry['count']} x {entry['kernel']}" if entry["count"] > 1 else entry["kernel"],
+            entry["forms"],
+            f"{1e3 * entry['seconds']:.2f}",
+            f"{1e3 * inside:.2f}" if entry["native"] else "-",
+            "-" if entry["floor"] is None else f"{1e3 * entry['floor']:.2f}",
+            "-" if entry["over_floor"] is None else f"{entry['over_floor']:.1f}x",
+        )
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
