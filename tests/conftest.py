@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,6 +19,24 @@ ROOT = Path(__file__).resolve().parents[1]
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+DEVICE = torch.device(os.environ.get("SPARSE_BACKEND_TEST_DEVICE", "cpu"))
+"""Where the tests make their tensors, but for those marked `host` and those of tests/native."""
+
+_HostGenerator = torch.Generator
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if DEVICE.type == "cpu" or item.get_closest_marker("host") or "native" in item.path.parts:
+        return
+    torch.set_default_device(DEVICE)
+    torch.Generator = lambda device=DEVICE: _HostGenerator(device)  # type: ignore[assignment, misc]
+
+
+def pytest_runtest_teardown() -> None:
+    if DEVICE.type != "cpu":
+        torch.set_default_device(None)
+        torch.Generator = _HostGenerator  # type: ignore[misc]
 
 
 @pytest.fixture(scope="session")
