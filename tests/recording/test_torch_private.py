@@ -14,6 +14,8 @@ from sparse_backend.errors import DeferredEscapeError
 from .conftest import BATCH, INPUTS, STEPS, Net, Twins, record, start, step
 from .test_escapes import Scale
 
+pytestmark = pytest.mark.host
+
 
 def buffers_reused(model: Net, x: Tensor) -> list[Tensor]:
     buffer = torch.empty(BATCH, INPUTS)
