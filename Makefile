@@ -1,6 +1,7 @@
 # make demo   train examples/snntorch_digits.py stock and accelerated, side by side
 # make test   run the tests          make lint   ruff, mypy, clang-format
-# make bench  measure speed          make clean  remove what was built
+# make bench  measure speed          make gpu    build, test, check and measure on a GPU
+# make clean  remove what was built
 # Needs Python >= 3.10 (PYTHON=...), a C++ compiler and make; everything else goes into .venv.
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find src_cuda -type f) CMakeLists.txt pyproject.toml
 CXX_SOURCES := $(shell find src_cuda tests -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint bench setup clean
+.PHONY: demo test lint bench gpu setup clean
 
 demo: setup
 	$(BIN)/python -m sparse_backend compare $(SCRIPT)
@@ -30,6 +31,10 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks $(BENCH)
+
+# With the Python and torch that are there, not those of .venv: GPU machines bring their own.
+gpu:
+	PYTHON=$(PYTHON) .ci/gpu
 
 setup: $(VENV)/installed
 
