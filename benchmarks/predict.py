@@ -247,7 +247,7 @@ def _show(console: Console, name: str, found: Prediction, device: Device) -> Non
             highlight=False,
         )
     console.print(
-        f"of the accelerated step, the host takes {1e3 * found.host_forward:.1f} ms before the backward pass\n",
+        f"of it, the host takes {1e3 * found.host_forward:.1f} ms in the forward pass\n",
         highlight=False,
     )
 
