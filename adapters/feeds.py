@@ -1,15 +1,18 @@
-"""The stand-in for `nn.Linear` in a spiking model: recorded, so that it runs as one with its neuron."""
+"""The stand-ins for `nn.Linear` and the convolutions in a spiking model.
+
+They are recorded, so that a Linear runs as one with its neuron and a convolution over the whole sequence.
+"""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from sparse_backend.recording import record_feed, resolve
+from sparse_backend.recording import is_deferred, record_feed, record_module_call, resolve
 
-__all__ = ["AcceleratedLinear", "examine"]
+__all__ = ["AcceleratedConv1d", "AcceleratedConv2d", "AcceleratedConv3d", "AcceleratedLinear", "examine"]
 
 
 class AcceleratedLinear(nn.Linear):
@@ -25,10 +28,57 @@ class AcceleratedLinear(nn.Linear):
         return nn.Linear.forward(self, resolve(input)) if out is NotImplemented else out
 
 
+class _AcceleratedConvolution(nn.Module):
+    """Mixed in before a convolution. On a recorded input the function that upstream calls is recorded by
+    itself; here it is for the first layer, whose input is real."""
+
+    upstream: ClassVar[type[nn.Module]]
+    function: ClassVar[Any]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The convolution of one step's input, a batch or a single sample."""
+        mine: Any = self
+        if not (torch.compiler.is_compiling() or is_deferred(input)) and isinstance(input, Tensor):
+            options = (mine.stride, mine.padding, mine.dilation, mine.groups)
+            out = record_module_call(self, mine.function, (input, mine.weight, mine.bias, *options))
+            if out is not NotImplemented:
+                return out
+        result: Tensor = self.upstream.forward(self, input)
+        return result
+
+
+class AcceleratedConv1d(_AcceleratedConvolution, nn.Conv1d):
+    """`nn.Conv1d`, computed by whole sequences."""
+
+    upstream = nn.Conv1d
+    function = staticmethod(torch.conv1d)
+
+
+class AcceleratedConv2d(_AcceleratedConvolution, nn.Conv2d):
+    """`nn.Conv2d`, computed by whole sequences."""
+
+    upstream = nn.Conv2d
+    function = staticmethod(torch.conv2d)
+
+
+class AcceleratedConv3d(_AcceleratedConvolution, nn.Conv3d):
+    """`nn.Conv3d`, computed by whole sequences."""
+
+    upstream = nn.Conv3d
+    function = staticmethod(torch.conv3d)
+
+
+_CONVOLUTIONS: dict[type[nn.Module], type[nn.Module]] = {
+    cls.upstream: cls for cls in (AcceleratedConv1d, AcceleratedConv2d, AcceleratedConv3d)
+}
+
+
 def examine(module: nn.Module) -> type[nn.Module] | str | None:
     """The class that takes a feed's place, the reason why it stays stock, or None if it is not a feed."""
-    if isinstance(module, AcceleratedLinear):
-        return AcceleratedLinear
+    if isinstance(module, (AcceleratedLinear, _AcceleratedConvolution)):
+        return type(module)
+    if type(module) in _CONVOLUTIONS:
+        return _convolution(module)
     if not isinstance(module, nn.Linear):
         return None
     if isinstance(module, nn.LazyLinear):
@@ -42,3 +92,14 @@ def examine(module: nn.Module) -> type[nn.Module] | str | None:
         return "its weight is computed at each call (weight_norm, spectral_norm or pruning)"
     weight = module._parameters["weight"]
     return None if weight is None or weight.dim() != 2 else AcceleratedLinear
+
+
+def _convolution(module: nn.Module) -> type[nn.Module] | None:
+    """The class for a convolution whose call is one function of its own parameters; others need none."""
+    plain = getattr(module, "padding_mode", None) == "zeros" and not {"forward", "_conv_forward"} & set(
+        vars(module)
+    )
+    held = module._parameters
+    return (
+        _CONVOLUTIONS[type(module)] if plain and held.get("weight") is not None and "bias" in held else None
+    )

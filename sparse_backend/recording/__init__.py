@@ -16,6 +16,7 @@ from .previous import is_pending, previous_state
 from .reasons import flush_reasons
 from .reasons import forget as forget_flush_reasons
 from .record import record_feed, record_sequence, record_step
+from .record_operation import record_module_call
 
 __all__ = [
     "Layer",
@@ -26,6 +27,7 @@ __all__ = [
     "is_pending",
     "previous_state",
     "record_feed",
+    "record_module_call",
     "record_sequence",
     "record_step",
     "reset_backoff",

@@ -13,8 +13,10 @@ from ..ops.reference import after_spike, integrate
 from ..ops.sequence import LayerOutput, LinearFeed, PackedSpikes, run_layer
 from ..torch_private import below_autograd, in_clean_thread, modes_matter
 from . import backoff, reasons
-from .capture import Inputs
+from .capture import Capture, Inputs
 from .neuron_stream import NeuronStream, cuts_tensor
+from .operation_result import OperationResult
+from .operation_stream import OperationStream
 from .results import (
     Failed,
     FeedResult,
@@ -27,7 +29,7 @@ from .results import (
     detach_packed,
 )
 from .segment import Segment, current
-from .stream import FeedStream, MapStream, Stream
+from .stream import FeedStream, MapStream, Source, Stream
 from .sum_stream import SumStream
 
 __all__ = ["execute", "flush", "under_recorded_modes"]
@@ -93,6 +95,8 @@ def _run(segment: Segment, stepwise: bool) -> None:
                 stream.result = MapResult(*_source(stream), stream.count, stream.apply, stream.apply_packed)
             elif isinstance(stream, SumStream):
                 stream.result = SumResult(*_source(stream), stream.count, stream.start_value())
+            elif isinstance(stream, OperationStream):
+                stream.result = _operation(stream)
     for stream in segment.streams:
         if isinstance(stream, NeuronStream):
             stream.settle()
@@ -100,9 +104,12 @@ def _run(segment: Segment, stepwise: bool) -> None:
 
 def _source(stream: Stream) -> tuple[Result, int]:
     """The result that feeds a stream, and its slot."""
-    source = stream.source
+    return _result_of(stream.source, stream.count)
+
+
+def _result_of(source: Source, steps: int) -> tuple[Result, int]:
     if isinstance(source, Inputs):
-        return InputsResult(source, stream.count), 0
+        return InputsResult(source, steps), 0
     parent, slot, cut = source
     assert parent.result is not None
     if not cut:
@@ -110,6 +117,15 @@ def _source(stream: Stream) -> tuple[Result, int]:
     return MapResult(
         parent.result, slot, parent.count, torch.Tensor.detach, detach_packed if slot == 0 else None
     ), 0
+
+
+def _operation(stream: OperationStream) -> OperationResult:
+    arguments = [
+        argument.value() if isinstance(argument, Capture) else _result_of(argument, stream.count)
+        for argument in stream.arguments
+    ]
+    step_bytes = stream.shapes[0].numel() * stream.dtypes[0].itemsize
+    return OperationResult(stream.count, stream.call, arguments, step_bytes, len(stream.children) > 1)
 
 
 def _run_neuron(stream: NeuronStream) -> Result:
@@ -159,9 +175,7 @@ def _run_layer(
 ) -> LayerOutput:
     layer = stream.use.layer
     is_membrane = layer.output_is_membrane
-    feeds_membrane = any(
-        not isinstance(child.source, Inputs) and child.source[1] == 1 for child in stream.children.values()
-    )
+    feeds_membrane = any(child.reads(stream, 1) for child in stream.children.values())
     neuron = stream.use.neuron()
     while True:
         out = run_layer(
@@ -215,6 +229,8 @@ def _run_stepwise(segment: Segment) -> None:
             rows = _rows(_source(stream), stream.count)
             rows[0] = rows[0] + stream.start_value()
             stream.result = StepResult((list(accumulate(rows)),))
+        elif isinstance(stream, OperationStream):
+            stream.result = StepResult((_operation(stream).rows(),))
 
 
 def _neuron_steps(stream: NeuronStream, rows: list[Tensor]) -> Result:

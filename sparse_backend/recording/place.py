@@ -16,7 +16,7 @@ from .materialise import resolve
 from .segment import Segment, current, locate, same_modes, start
 from .stream import Stream, source_key
 
-__all__ = ["Place", "metadata", "open_segment", "place_for", "restart"]
+__all__ = ["Place", "metadata", "open_segment", "place_for", "place_on_deferred", "restart"]
 
 
 class Place(NamedTuple):
@@ -50,7 +50,7 @@ def place_for(identity: object, tensor: Tensor, repeatable: bool = False) -> Pla
     repeatable: a stateless call, of which a second one on the same step is no new step.
     """
     if type(tensor) is Deferred:
-        place = _place_on_deferred(identity, tensor, repeatable)
+        place = place_on_deferred(identity, tensor, repeatable)
         if place is not None:
             return place
         tensor = resolve(tensor, "a recorded value was used out of step")
@@ -73,7 +73,8 @@ def place_for(identity: object, tensor: Tensor, repeatable: bool = False) -> Pla
     return Place(segment, tensor, None)
 
 
-def _place_on_deferred(identity: object, tensor: Deferred, repeatable: bool) -> Place | None:
+def place_on_deferred(identity: object, tensor: Deferred, repeatable: bool = False) -> Place | None:
+    """The same for a deferred tensor; None, with nothing computed, also where it is used out of step."""
     source = locate(tensor)
     if source is None or source.segment is None:
         return None

@@ -6,7 +6,7 @@ A result has up to three slots: 0 the output, 1 and 2 the states. All methods ru
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -38,6 +38,8 @@ _SELECT_LIMIT = 2
 class Result:
     """Base class: dense sequences, cached, and steps taken from them."""
 
+    step_bytes = 1
+    """At most so many are written for each step of this result, as far as they are not kept anyway."""
     exact_links = False
     """Whether a step is itself the link in the autograd graph, so that hooks on it see the whole gradient."""
 
@@ -49,6 +51,10 @@ class Result:
     def sequence(self, slot: int) -> Tensor:
         """All steps of a slot, `[T, *step]`; not to be written to."""
         raise NotImplementedError
+
+    def stretches(self, slot: int, steps: int, length: int) -> Iterator[Tensor]:
+        """The first `steps` of a slot, `length` at a time, each `[length or less, *step]`."""
+        yield from self.sequence(slot)[:steps].split(length)
 
     def packed(self, slot: int) -> PackedSpikes | None:
         """All steps as events `[T, B, N]`, where they exist as such."""

@@ -87,9 +87,7 @@ class Segment:
                 return None
             members.add(stream)
             todo.extend(stream.children.values())
-            parent = stream.parent
-            if parent is not None:
-                todo.append(parent)
+            todo.extend(stream.parents)
         return [stream for stream in self.streams if stream in members]
 
     def carry_over(self, moving: list[Stream]) -> tuple[Segment, list[tuple[Stream, Stream]]]:

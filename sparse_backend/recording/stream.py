@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -80,6 +80,20 @@ class Stream:
     @property
     def parent(self) -> Stream | None:
         return None if isinstance(self.source, Inputs) else self.source[0]
+
+    @property
+    def parents(self) -> Sequence[Stream]:
+        """All streams that feed this one."""
+        return () if isinstance(self.source, Inputs) else self.source[:1]
+
+    def reads(self, stream: Stream, slot: int) -> bool:
+        """Whether this slot of `stream` feeds this one."""
+        return not isinstance(self.source, Inputs) and self.source[:2] == (stream, slot)
+
+    def refeed(self, old: Stream, new: Stream) -> None:
+        """Be fed by `new` where it was `old`."""
+        if not isinstance(self.source, Inputs) and self.source[0] is old:
+            self.source = (new, *self.source[1:])
 
     def advance(self) -> Deferred:
         """Record one more step of a stateless stream; a captured input has been appended before."""

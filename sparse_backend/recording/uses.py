@@ -12,6 +12,7 @@ from ..torch_private import writes
 from .deferred import Deferred, escapes
 from .materialise import executed, resolve, resolve_all
 from .metadata import ANSWERS
+from .record_operation import record_operation
 from .segment import locate
 from .sequences import cat, stack
 from .sum_stream import SumStream
@@ -52,6 +53,9 @@ def _torch_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             return _link_of_computed(func, first, args, kwargs)
     elif isinstance(first, (list, tuple)) and func in _SEQUENCES and "out" not in kwargs:
         return _sequence(func, args, kwargs)
+    operation = record_operation(func, args, kwargs)
+    if operation is not None:
+        return operation
     if func is torch.autograd.grad:
         return _autograd_grad(args, kwargs)
     return _compute(func, first, args, kwargs)
