@@ -23,6 +23,7 @@ from sparse_backend.runtime import RUNTIME, LayerRuntime
 __all__ = [
     "Adapter",
     "Claim",
+    "DirectCall",
     "NeuronLayer",
     "Stock",
     "check_threshold",
@@ -64,6 +65,22 @@ class Adapter(Protocol):
         """What to do with the module, stock or accelerated; None if it is not a neuron of this library."""
 
 
+class DirectCall(nn.Module):
+    """Mixed in by a class whose `__call__` takes up ordinary steps without going by `forward`.
+
+    A subclass with a `forward` of its own has nn.Module's `__call__` again.
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "forward" in vars(cls) and "__call__" not in vars(cls):
+            cls.__call__ = _module_call  # type: ignore[method-assign]
+
+
+def _module_call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return nn.Module.__call__(self, *args, **kwargs)
+
+
 class NeuronLayer(ABC):
     """What recording asks about a neuron module while its steps are recorded and when they run.
 
@@ -72,6 +89,8 @@ class NeuronLayer(ABC):
     """
 
     output_is_membrane = False
+    attributes: tuple[str, ...] | None = None
+    absent: tuple[str, ...] = ()
 
     @abstractmethod
     def neuron(self, module: nn.Module, like: Tensor, shape: torch.Size) -> Neuron | None:

@@ -9,16 +9,26 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
-from sparse_backend.recording import is_deferred, record_feed, record_module_call, resolve
+from sparse_backend.adapters.base import DirectCall
+from sparse_backend.recording import is_deferred, next_feed, record_feed, record_module_call, resolve
 
 __all__ = ["AcceleratedConv1d", "AcceleratedConv2d", "AcceleratedConv3d", "AcceleratedLinear", "examine"]
 
 
-class AcceleratedLinear(nn.Linear):
+class AcceleratedLinear(DirectCall, nn.Linear):
     """`nn.Linear` whose product with a step's input is computed when the whole sequence is known."""
 
     upstream: ClassVar[type[nn.Module]] = nn.Linear
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As nn.Module's, which is passed by where the call is simply the next step of a recorded loop."""
+        if len(args) == 1 and not (kwargs or is_dynamo_compiling()):
+            out = next_feed(self, args[0])
+            if out is not None:
+                return out
+        return super().__call__(*args, **kwargs)
 
     def forward(self, input: Tensor) -> Tensor:
         """y = x W^T + b; input `[B, N_in]` (one step) or `[T, B, N_in]`."""

@@ -44,7 +44,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at Python, torch, the neuron libraries, both native modules, the GPU and the environment."""
+    """Look at Python, torch, the neuron libraries, the native modules, the GPU and the environment."""
     return [
         Finding("python", "ok", f"{platform.python_version()} on {platform.machine()} {platform.system()}"),
         Finding("sparse_backend", "ok", _package_version()),
@@ -52,6 +52,7 @@ def examine() -> list[Finding]:
         *(_distribution(name) for name in _EXTRAS),
         *_adapters(),
         _cpu_module(),
+        _recorder_module(),
         _cuda_module(),
         _gpu(),
         *_environment(),
@@ -122,6 +123,20 @@ def _cpu_module() -> Finding:
     return Finding(subject, "ok", f"instruction set {module.isa()} of {', '.join(module.isas())}")
 
 
+def _recorder_module() -> Finding:
+    subject = "native recorder"
+    try:
+        allowed = native_allowed()
+        importlib.import_module("sparse_backend._recording")
+    except ArgumentError as error:
+        return Finding(subject, "missing", str(error))
+    except ImportError as error:
+        return Finding(subject, "missing", f"{_absence('_recording', error)}; loops are recorded by Python")
+    if not allowed:
+        return Finding(subject, "missing", "SPARSE_BACKEND_NATIVE rules it out; loops are recorded by Python")
+    return Finding(subject, "ok", "ordinary steps of a loop are taken up in C++")
+
+
 def _cuda_module() -> Finding:
     subject = "CUDA kernels"
     try:
@@ -134,7 +149,7 @@ def _cuda_module() -> Finding:
 def _absence(name: str, error: ImportError) -> str:
     if importlib.util.find_spec(f"sparse_backend.{name}") is not None:
         return f"built, but cannot be loaded: {error}"
-    tool = "a C++ compiler" if name == "_cpu" else "nvcc"
+    tool = "a C++ compiler" if name != "_cuda" else "nvcc"
     return f"not built: {tool} was not found when the package was installed; install it and install again"
 
 

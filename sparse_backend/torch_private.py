@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "GLOBAL_HOOKS",
+    "MODE_QUESTIONS",
     "address",
     "become",
     "below_autograd",
@@ -112,6 +114,13 @@ _saved_hooks: Callable[[bool], Any] = getattr(
 )
 
 
+MODE_QUESTIONS: tuple[tuple[Any, ...], ...] = (
+    *((question,) for question in (_dispatch_modes, _functorch, _autocast, _anomaly, _tracing)),
+    *((_saved_hooks, True), (_function_modes,)),
+)
+"""(function, its arguments): where all answer 0, False or None, `modes_matter` says no."""
+
+
 def modes_matter() -> bool:
     """Whether a mode is on under which an operation must run when and where it is called (about 0.6 us).
 
@@ -174,6 +183,16 @@ def in_clean_thread(function: Callable[[], R], grad: bool, inference: bool) -> R
 
     with ThreadPoolExecutor(1, thread_name_prefix="sparse_backend-flush") as pool:
         return pool.submit(body).result()
+
+
+_GLOBAL_HOOKS: list[Any] = [
+    getattr(torch.nn.modules.module, f"_global_{kind}", None)
+    for kind in ("backward_pre_hooks", "backward_hooks", "forward_pre_hooks", "forward_hooks")
+]
+GLOBAL_HOOKS: tuple[dict[Any, Any], ...] | None = (
+    tuple(_GLOBAL_HOOKS) if all(isinstance(hooks, dict) for hooks in _GLOBAL_HOOKS) else None
+)
+"""The hooks that every module's call runs. Fallback: None, so that every call goes by nn.Module."""
 
 
 def has_global_hooks() -> bool:

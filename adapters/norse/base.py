@@ -6,9 +6,17 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
-from sparse_backend.adapters.base import Claim, NeuronLayer, Stock, check_threshold, version
-from sparse_backend.recording import is_deferred, record_sequence, record_step, resolve, resolve_all
+from sparse_backend.adapters.base import Claim, DirectCall, NeuronLayer, Stock, check_threshold, version
+from sparse_backend.recording import (
+    is_deferred,
+    next_step,
+    record_sequence,
+    record_step,
+    resolve,
+    resolve_all,
+)
 from sparse_backend.runtime import RUNTIME, LayerRuntime
 from sparse_backend.torch_private import modes_matter
 
@@ -41,6 +49,7 @@ class NorseLayer(NeuronLayer):
     state_type: the NamedTuple of states that upstream's step returns, in the order (v, i).
     """
 
+    attributes: tuple[str, ...] | None = ("activation", "p", "dt", "record_states")
     fields: ClassVar[tuple[str, ...]]
     state_type: ClassVar[type[Any]]
 
@@ -51,7 +60,7 @@ class NorseLayer(NeuronLayer):
         return tuple(value for value in values if isinstance(value, Tensor))
 
 
-class AcceleratedModule(nn.Module):
+class AcceleratedModule(DirectCall):
     """Mixed in before an upstream class: the same calls and results, computed by whole sequences."""
 
     upstream: ClassVar[type[nn.Module]]
@@ -120,6 +129,14 @@ class AcceleratedModule(nn.Module):
 
 class AcceleratedCell(AcceleratedModule):
     """A cell: one time step per call."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As nn.Module's, which is passed by where the call is simply the next step of a recorded loop."""
+        if len(args) == 2 and not (kwargs or is_dynamo_compiling()):
+            out = next_step(self, *args)
+            if out is not None:
+                return out[0], self.layer.state_type(*out[1])
+        return super().__call__(*args, **kwargs)
 
     def forward(self, input_tensor: Tensor, state: Any | None = None) -> Any:
         """(output, state) of one step; input `[B, N]`."""

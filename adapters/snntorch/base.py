@@ -10,11 +10,12 @@ from typing import Any, ClassVar, cast
 import snntorch as snn
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
-from sparse_backend.adapters.base import Claim, NeuronLayer, Stock, check_threshold, version
+from sparse_backend.adapters.base import Claim, DirectCall, NeuronLayer, Stock, check_threshold, version
 from sparse_backend.errors import SparseBackendError
 from sparse_backend.neurons import Surrogate
-from sparse_backend.recording import is_pending, previous_state, record_step, resolve, shape_of
+from sparse_backend.recording import is_pending, next_step, previous_state, record_step, resolve, shape_of
 from sparse_backend.runtime import RUNTIME, LayerRuntime
 from sparse_backend.torch_private import modes_matter
 
@@ -85,6 +86,12 @@ def examine_options(module: nn.Module, surrogate: Surrogate | str) -> str | None
 class SnnLayer(NeuronLayer):
     """snnTorch's part of what recording asks."""
 
+    attributes: tuple[str, ...] | None = (
+        *("spike_grad", "state_function", "reset_delay"),
+        *("state_quant", "inhibition", "surrogate_disable"),
+    )
+    absent: tuple[str, ...] = ("reset",)
+
     def output_dtype(self, module: nn.Module, dtype: torch.dtype) -> torch.dtype:
         """Upstream's surrogates return float32 whatever comes in; one of ours keeps the dtype."""
         spikes = dtype if isinstance(module.spike_grad, Surrogate) else torch.float32
@@ -100,11 +107,25 @@ class SnnLayer(NeuronLayer):
         return dtype == torch.float32 or isinstance(module.spike_grad, Surrogate)
 
 
-class AcceleratedNeuron(nn.Module):
+class AcceleratedNeuron(DirectCall):
     """Mixed in before an upstream class: the same calls, attributes and results, by whole sequences."""
 
     upstream: ClassVar[type[nn.Module]]
     layer: ClassVar[SnnLayer]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As nn.Module's, which is passed by where the call is simply the next step of a recorded loop."""
+        if not (kwargs or is_dynamo_compiling()):
+            held = self.__dict__
+            hidden = held["init_hidden"]
+            if len(args) == 2 - hidden:
+                buffers = held["_buffers"]
+                out = next_step(self, args[0], buffers["mem"] if hidden else args[1])
+                if out is not None:
+                    buffers["mem"] = out[1]
+                    held[RUNTIME].previous = _RECORDED
+                    return out[0] if hidden and not held["output"] else out
+        return super().__call__(*args, **kwargs)
 
     def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
         """One step, as upstream: (spk, mem), or spk alone with `init_hidden` and without `output`."""

@@ -12,6 +12,7 @@ from .deferred import is_deferred, shape_of
 from .execute import flush
 from .layer import Layer
 from .materialise import resolve, resolve_all
+from .native import next_feed, next_step
 from .previous import is_pending, previous_state
 from .reasons import flush_reasons
 from .reasons import forget as forget_flush_reasons
@@ -25,6 +26,8 @@ __all__ = [
     "forget_flush_reasons",
     "is_deferred",
     "is_pending",
+    "next_feed",
+    "next_step",
     "previous_state",
     "record_feed",
     "record_module_call",

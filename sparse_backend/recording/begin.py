@@ -18,6 +18,7 @@ from .neuron_stream import NeuronStream, NeuronUse
 from .place import Place, metadata, open_segment, place_for, restart
 from .segment import current, locate
 from .stream import FeedStream, Source, Stream
+from .watch import Watch, watch_neuron
 
 __all__ = ["record_new_feed", "record_new_sequence", "record_new_step"]
 
@@ -181,6 +182,11 @@ def record_new_sequence(
     return new.advance_neuron(cut=False)
 
 
+def _watch(module: nn.Module, layer: Layer, parameters: tuple[Capture, ...]) -> Watch | None:
+    names = getattr(layer, "attributes", None)
+    return None if names is None else watch_neuron(module, names, layer.absent, parameters)
+
+
 def _new_neuron(
     place: Place,
     module: nn.Module,
@@ -228,6 +234,7 @@ def _new_neuron(
         requires_grad=requires_grad,
         own_grad=own_grad,
         whole=whole,
+        watch=_watch(module, layer, parameters),
     )
     stream = NeuronStream(segment, source, use, None if state is None else tuple(map(Capture, state)))
     with segment.lock:

@@ -44,6 +44,11 @@ class Capture:
         # A write to memory shared with the alias moves the tensor; the version counts only without one.
         self._version = -1 if alias is not None or tensor.is_inference() else tensor._version
 
+    @property
+    def moves_when_written(self) -> bool:
+        """Whether `address` tells of every write."""
+        return self._version < 0
+
     def holds(self, tensor: Tensor | None) -> bool:
         """Whether `tensor` is the captured one, unchanged."""
         held = self.tensor

@@ -18,6 +18,11 @@ class Layer(Protocol):
 
     output_is_membrane: bool
     """Whether the output is the membrane itself (a neuron that does not fire)."""
+    attributes: tuple[str, ...] | None
+    """Names in the module's `__dict__` whose values decide `fingerprint` and hold what of `parameters` is
+    neither parameter nor buffer; None where more than that decides."""
+    absent: tuple[str, ...]
+    """Names that have to be missing there for a step to be an ordinary one."""
 
     def neuron(self, module: nn.Module, like: Tensor, shape: torch.Size) -> Neuron | None:
         """The neuron, when a stream begins; None if upstream's code has to run.

@@ -13,6 +13,7 @@ from .capture import Capture, Inputs
 from .deferred import Deferred
 from .layer import Layer
 from .stream import Source, Stream, source_key
+from .watch import Watch
 
 if TYPE_CHECKING:
     from .segment import Segment
@@ -26,6 +27,7 @@ class NeuronUse:
 
     shapes, dtypes: of a step's output and states.  requires_grad: of the outputs; own_grad: of the outputs,
     whatever the incoming state does.  whole: a step is a whole sequence `[T, B, ...]`.
+    watch: see Stream.
     """
 
     module: nn.Module
@@ -40,6 +42,7 @@ class NeuronUse:
     requires_grad: bool
     own_grad: bool
     whole: bool
+    watch: Watch | None
 
     def unchanged(self, module: nn.Module, layer: Layer) -> bool:
         """Whether the module is still as it was."""
@@ -79,6 +82,7 @@ class NeuronStream(Stream):
         self.initial = initial
         self.cuts: list[int] = []
         self.want_dense = False
+        self.watch = use.watch
 
     def key(self) -> object:
         if self.whole:

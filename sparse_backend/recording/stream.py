@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..ops.sequence import PackedSpikes
 from .capture import Capture, Inputs
 from .deferred import Deferred, blank, make
+from .watch import Watch, watch_feed
 from .wrappers import Wrappers
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Stream:
     wrappers: the deferred tensors of each slot.  successor: the stream of the next segment to which the step
     after the last was moved (see Segment.carry_over).  whole: a step is a whole sequence `[T, B, ...]`
     (Norse's time modules), and there is only one.  grad, inference: the modes of the recording.
+    watch: what must be the same for a step to be an ordinary one (see native.py), None if that is not known.
     """
 
     __slots__ = (
@@ -47,6 +49,7 @@ class Stream:
         "shapes",
         "source",
         "successor",
+        "watch",
         "whole",
         "wrappers",
     )
@@ -76,6 +79,7 @@ class Stream:
         self.children: dict[object, Stream] = {}
         self.result: Result | None = None
         self.successor: Stream | None = None
+        self.watch: Watch | None = None
 
     @property
     def parent(self) -> Stream | None:
@@ -132,6 +136,7 @@ class Stream:
         self.children = {}
         self.wrappers = ()
         self.source = None  # type: ignore[assignment]
+        self.watch = None
 
 
 def source_key(identity: object, slot: int, cut: bool) -> object:
@@ -156,6 +161,7 @@ class FeedStream(Stream):
         tensor = weight.tensor
         super().__init__(segment, source, (shape,), (tensor.dtype,), tensor.device, requires_grad)
         self.module, self.weight, self.bias = module, weight, bias
+        self.watch = watch_feed(weight, bias)
 
     def _sibling(self, segment: Segment, source: Source) -> Stream:
         return FeedStream(

@@ -18,7 +18,7 @@ from .deferred import Deferred, make
 if TYPE_CHECKING:
     from .stream import Stream
 
-__all__ = ["Wrappers"]
+__all__ = ["CONCLUSIVE", "Wrappers"]
 
 _counted = getattr(sys, "getrefcount", lambda _: 1)
 _weakly = weakref.getweakrefcount
@@ -83,8 +83,8 @@ def _references_of_one_that_is_free() -> int:
     return int(_counted(sample.older))
 
 
-_CONCLUSIVE = hasattr(sys, "getrefcount") and getattr(sys, "_is_gil_enabled", lambda: True)()
-_ALONE = _references_of_one_that_is_free() if _CONCLUSIVE else 0
+CONCLUSIVE = hasattr(sys, "getrefcount") and getattr(sys, "_is_gil_enabled", lambda: True)()
+_ALONE = _references_of_one_that_is_free() if CONCLUSIVE else 0
 """Where counts say nothing, none is used again, and all are taken for held."""
 _FRESH = 3
 """Attributes of a deferred tensor to which nothing has happened."""

@@ -12,9 +12,25 @@ import torch
 from torch import Tensor, nn
 
 import sparse_backend
+import sparse_backend.adapters.norse.base as norse_base
+import sparse_backend.adapters.snntorch.base as snntorch_base
 from sparse_backend import recording
+from sparse_backend.adapters import feeds
+from sparse_backend.recording import native
 
 STEPS, BATCH, INPUTS, HIDDEN, OUTPUTS = 12, 5, 9, 14, 4
+
+
+@pytest.fixture(autouse=True, params=["native", "python"])
+def recorder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which code takes up the ordinary steps of a loop; everything here holds for both."""
+    if request.param == "native" and native.next_step is native.not_known:
+        pytest.skip("the native recorder is not built")
+    if request.param == "python":
+        monkeypatch.setattr(feeds, "next_feed", native.not_known)
+        for module in (snntorch_base, norse_base):
+            monkeypatch.setattr(module, "next_step", native.not_known)
+    return str(request.param)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,70 @@
+"""What a module's call depends on beside its input, in a form that is quick to compare at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from .capture import Capture
+
+__all__ = ["ABSENT", "Watch", "watch_feed", "watch_neuron"]
+
+ABSENT = object()
+"""The value of an attribute that a module does not have."""
+_OVERRIDES = ("forward", "_compiled_call_impl")
+"""Attributes by which an instance would replace its class's `forward`."""
+
+
+class Watch:
+    """A module when a stream began: while all of this is the same object, its calls compute the same.
+
+    attributes: (name, value, name, value, ...) in the module's `__dict__`.
+    tensors: (holder, name, tensor, address, ...); holder is "_parameters", "_buffers" or None for a tensor
+    that an attribute holds, and a tensor may be None.
+    """
+
+    __slots__ = ("attributes", "tensors")
+
+    def __init__(self, attributes: tuple[Any, ...], tensors: tuple[Any, ...]) -> None:
+        self.attributes, self.tensors = attributes, tensors
+
+
+def watch_feed(weight: Capture, bias: Capture | None) -> Watch | None:
+    """What a Linear depends on. None where an object's identity tells too little."""
+    tensors: list[Any] = []
+    for name, captured in (("weight", weight), ("bias", bias)):
+        if captured is None:
+            tensors += ("_parameters", name, None, None)
+        elif captured.moves_when_written:
+            tensors += ("_parameters", name, captured.tensor, captured.address)
+        else:
+            return None
+    return Watch(_absent(_OVERRIDES), tuple(tensors))
+
+
+def watch_neuron(
+    module: nn.Module, names: Iterable[str], absent: Iterable[str], captures: Iterable[Capture]
+) -> Watch | None:
+    """What a neuron depends on: attributes by name, and tensors wherever the module holds them."""
+    attributes: list[Any] = []
+    for name in names:
+        attributes += (name, vars(module).get(name, ABSENT))
+    tensors: list[Any] = []
+    for captured in captures:
+        if not captured.moves_when_written:
+            return None
+        places: list[tuple[str | None, str | None]] = [
+            (holder, name)
+            for holder in ("_parameters", "_buffers")
+            for name, value in vars(module)[holder].items()
+            if value is captured.tensor
+        ]
+        for place in places or [(None, None)]:
+            tensors += (*place, captured.tensor, captured.address)
+    return Watch((*attributes, *_absent(absent), *_absent(_OVERRIDES)), tuple(tensors))
+
+
+def _absent(names: Iterable[str]) -> tuple[Any, ...]:
+    return tuple(part for name in names for part in (name, ABSENT))

@@ -1,0 +1,412 @@
+// Python module sparse_backend._recording: the common call of a recorded loop, "this module's next step".
+//
+// What record.py does in Python, condition by condition, for the calls that a loop consists of after its first steps:
+// about 1 us instead of 6. Whatever is not as expected returns None, and Python decides. The recorder's objects stay
+// ordinary Python objects: their slots are read where they lie. No headers of torch, no state of its own.
+//
+// Other threads execute a segment under its lock, which they announce by `closed`. They cannot run while C++ holds the
+// GIL, so here everything that may give it up (allocation, calls into torch) comes first; then `closed` is read and the
+// step is taken up in one piece.
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include <initializer_list>
+#include <utility>
+
+namespace {
+
+// A strong reference; null where something is missing or a Python error is set.
+class Ref {
+  public:
+    Ref() = default;
+    explicit Ref(PyObject* stolen) : object_(stolen) {}
+    Ref(Ref&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
+    Ref& operator=(Ref&& other) noexcept {
+        std::swap(object_, other.object_);
+        return *this;
+    }
+    ~Ref() { Py_XDECREF(object_); }
+    static Ref borrow(PyObject* object) {
+        Py_XINCREF(object);
+        return Ref(object);
+    }
+    PyObject* get() const { return object_; }
+    PyObject* release() { return std::exchange(object_, nullptr); }
+    explicit operator bool() const { return object_ != nullptr; }
+
+  private:
+    PyObject* object_ = nullptr;
+};
+
+// An entry of some class's __slots__.
+struct Slot {
+    const char* type;
+    const char* name;
+    Py_ssize_t offset = 0;
+
+    PyObject*& of(PyObject* object) const {
+        return *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(object) + offset);
+    }
+    Py_ssize_t number(PyObject* object) const { return PyLong_AsSsize_t(of(object)); }
+    void set(PyObject* object, Ref value) const { Ref old(std::exchange(of(object), value.release())); }
+};
+
+Slot stream_segment{"Stream", "segment"}, stream_children{"Stream", "children"}, stream_count{"Stream", "count"};
+Slot stream_wrappers{"Stream", "wrappers"}, stream_source{"Stream", "source"}, stream_watch{"Stream", "watch"};
+Slot stream_whole{"Stream", "whole"}, stream_requires_grad{"Stream", "requires_grad"};
+Slot segment_closed{"Segment", "closed"}, segment_grad{"Segment", "grad"}, segment_entries{"Segment", "entries"};
+Slot segment_inference{"Segment", "inference"}, segment_limit{"Segment", "limit"};
+Slot wrappers_older{"Wrappers", "older"}, wrappers_newer{"Wrappers", "newer"}, wrappers_blank{"Wrappers", "blank"};
+Slot wrappers_escaped{"Wrappers", "escaped"}, wrappers_slot{"Wrappers", "slot"};
+Slot watch_attributes{"Watch", "attributes"}, watch_tensors{"Watch", "tensors"};
+Slot inputs_base{"Inputs", "_base"}, inputs_alias{"Inputs", "_alias"}, inputs_address{"Inputs", "_address"};
+Slot inputs_steps{"Inputs", "_steps"}, inputs_shape{"Inputs", "shape"}, inputs_dtype{"Inputs", "dtype"};
+Slot inputs_requires_grad{"Inputs", "requires_grad"};
+
+Slot* const slots[] = {&stream_segment,   &stream_children, &stream_count,        &stream_wrappers,
+                       &stream_source,    &stream_watch,    &stream_whole,        &stream_requires_grad,
+                       &segment_closed,   &segment_grad,    &segment_entries,     &segment_inference,
+                       &segment_limit,    &wrappers_older,  &wrappers_newer,      &wrappers_blank,
+                       &wrappers_escaped, &wrappers_slot,   &watch_attributes,    &watch_tensors,
+                       &inputs_base,      &inputs_alias,    &inputs_address,      &inputs_steps,
+                       &inputs_shape,     &inputs_dtype,    &inputs_requires_grad};
+
+// What `connect` is given: the recorder's classes and the functions of torch that it asks.
+struct Known {
+    const char* name;
+    PyObject* object = nullptr;
+};
+
+Known deferred{"Deferred"}, feed_stream{"FeedStream"}, neuron_stream{"NeuronStream"}, inputs_type{"Inputs"};
+Known plain_tensor{"Tensor"}, absent{"ABSENT"}, thread{"thread"}, address{"address"}, wrap{"wrap"}, link{"link"};
+Known grad_enabled{"grad_enabled"}, inference_enabled{"inference_enabled"};
+Known modes{"modes"}, hooks{"hooks"}, module_class{"module_class"}, module_call{"module_call"};
+
+Known* const known[] = {&deferred, &feed_stream, &neuron_stream, &inputs_type, &plain_tensor, &absent,
+                        &thread,   &address,     &wrap,          &link,        &grad_enabled, &inference_enabled,
+                        &modes,    &hooks,       &module_class,  &module_call};
+
+PyObject *name_source, *name_step, *name_slot, *name_cut, *name_segment, *name_call, *name_base, *name_shape;
+PyObject *name_dtype, *name_requires_grad, *name_offset, *name_stride;
+PyObject* module_hooks[4];
+
+constexpr Py_ssize_t fresh = 3;  // attributes of a deferred tensor to which nothing has happened
+
+bool is(const Ref& value, const Slot& slot, PyObject* owner) { return value.get() == slot.of(owner); }
+
+Ref attributes_of(PyObject* object) { return Ref(PyObject_GenericGetDict(object, nullptr)); }
+
+Ref call(PyObject* function, PyObject* argument = nullptr) {
+    return Ref(argument ? PyObject_CallOneArg(function, argument) : PyObject_CallNoArgs(function));
+}
+
+bool is_nothing(PyObject* value) {
+    if (value == Py_None || value == Py_False) return true;
+    return PyLong_Check(value) && PyObject_IsTrue(value) == 0;
+}
+
+// Whether no mode is on under which an operation has to run at once: see torch_private.must_run_now.
+bool no_mode_matters() {
+    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(modes.object); ++index) {
+        PyObject* question = PyTuple_GET_ITEM(modes.object, index);  // (function,) or (function, argument)
+        PyObject* argument = PyTuple_GET_SIZE(question) > 1 ? PyTuple_GET_ITEM(question, 1) : nullptr;
+        const Ref answer = call(PyTuple_GET_ITEM(question, 0), argument);
+        if (!answer || !is_nothing(answer.get())) return false;
+    }
+    return true;
+}
+
+// Whether nn.Module.__call__ would do nothing but call `forward`.
+bool calls_forward_alone(PyObject* attributes) {
+    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(hooks.object); ++index)
+        if (PyDict_GET_SIZE(PyTuple_GET_ITEM(hooks.object, index))) return false;
+    for (PyObject* name : module_hooks) {
+        PyObject* own = PyDict_GetItemWithError(attributes, name);
+        if (!own || !PyDict_Check(own) || PyDict_GET_SIZE(own)) return false;
+    }
+    const Ref function(PyObject_GetItem(module_class.object, name_call));
+    return function.get() == module_call.object;
+}
+
+bool has_address(PyObject* tensor, PyObject* expected) {
+    const Ref found = call(address.object, tensor);
+    return found && PyObject_RichCompareBool(found.get(), expected, Py_EQ) == 1;
+}
+
+// Whether the module is what it was when the stream began: see stream.Watch.
+bool unchanged(PyObject* watch, PyObject* attributes) {
+    PyObject* values = watch_attributes.of(watch);
+    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(values); index += 2) {
+        PyObject* expected = PyTuple_GET_ITEM(values, index + 1);
+        PyObject* found = PyDict_GetItemWithError(attributes, PyTuple_GET_ITEM(values, index));
+        if (found ? found != expected : expected != absent.object) return false;
+    }
+    PyObject* tensors = watch_tensors.of(watch);
+    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(tensors); index += 4) {
+        PyObject *place = PyTuple_GET_ITEM(tensors, index), *tensor = PyTuple_GET_ITEM(tensors, index + 2);
+        if (place != Py_None) {
+            PyObject* holder = PyDict_GetItemWithError(attributes, place);
+            if (!holder || !PyDict_Check(holder)) return false;
+            if (PyDict_GetItemWithError(holder, PyTuple_GET_ITEM(tensors, index + 1)) != tensor) return false;
+        }
+        if (tensor != Py_None && !has_address(tensor, PyTuple_GET_ITEM(tensors, index + 3))) return false;
+    }
+    return true;
+}
+
+// Whether the gradient and inference modes are those of the recording.
+bool same_modes(PyObject* segment) {
+    const Ref grad = call(grad_enabled.object);
+    if (!grad || !is(grad, segment_grad, segment)) return false;
+    if (grad.get() == Py_True) return true;
+    const Ref inference = call(inference_enabled.object);
+    return inference && is(inference, segment_inference, segment);
+}
+
+// Whether `tensor` is what the stream's last step returned in this slot, not detached since.
+bool is_latest(PyObject* tensor, PyObject* stream, Py_ssize_t slot) {
+    PyObject* wrappers = stream_wrappers.of(stream);
+    if (slot >= PyTuple_GET_SIZE(wrappers) || Py_TYPE(tensor) != reinterpret_cast<PyTypeObject*>(deferred.object))
+        return false;
+    if (wrappers_newer.of(PyTuple_GET_ITEM(wrappers, slot)) != tensor) return false;
+    const Ref attributes = attributes_of(tensor);
+    return attributes && !PyDict_GetItemWithError(attributes.get(), name_cut);
+}
+
+bool nobody_holds(PyObject* wrapper, PyObject* attributes) {
+    const Py_ssize_t weak = Py_TYPE(wrapper)->tp_weaklistoffset;
+    return Py_REFCNT(wrapper) == 1 && PyDict_GET_SIZE(attributes) == fresh &&
+           !*reinterpret_cast<PyObject**>(reinterpret_cast<char*>(wrapper) + weak);
+}
+
+Ref make(PyObject* wrappers, PyObject* stream, PyObject* step) {
+    const bool linked = stream_requires_grad.of(stream) == Py_True;
+    PyObject* arguments[] = {linked ? wrappers_blank.of(wrappers) : deferred.object,
+                             linked ? deferred.object : wrappers_blank.of(wrappers)};
+    Ref made(PyObject_Vectorcall(linked ? link.object : wrap.object, arguments, 2, nullptr));
+    if (!made) return made;
+    const Ref attributes = attributes_of(made.get());
+    if (!attributes || PyDict_SetItem(attributes.get(), name_source, stream) < 0 ||
+        PyDict_SetItem(attributes.get(), name_step, step) < 0 ||
+        PyDict_SetItem(attributes.get(), name_slot, wrappers_slot.of(wrappers)) < 0)
+        return Ref();
+    return made;
+}
+
+// The deferred tensor of the next step, as Wrappers.take; `Step::commit` makes it the newer one.
+Ref prepare(PyObject* wrappers, PyObject* stream, PyObject* step) {
+    PyObject* older = wrappers_older.of(wrappers);
+    if (older != Py_None) {
+        const Ref attributes = attributes_of(older);
+        if (!attributes) return Ref();
+        if (nobody_holds(older, attributes.get()))
+            return PyDict_SetItem(attributes.get(), name_step, step) < 0 ? Ref() : Ref::borrow(older);
+        const Ref reference(PyWeakref_NewRef(older, nullptr));
+        if (!reference || PyList_Append(wrappers_escaped.of(wrappers), reference.get()) < 0) return Ref();
+    }
+    return make(wrappers, stream, step);
+}
+
+// One more step of a stream: everything that it needs, and then all of it at once.
+class Step {
+  public:
+    Step(PyObject* stream, PyObject* segment) : stream_(stream), segment_(segment) {}
+
+    bool prepare() {
+        PyObject* wrappers = stream_wrappers.of(stream_);
+        count_ = PyTuple_GET_SIZE(wrappers);
+        const Py_ssize_t step = stream_count.number(stream_);
+        const Ref index = Ref::borrow(stream_count.of(stream_));
+        next_ = Ref(PyLong_FromSsize_t(step + 1));
+        if (count_ > 3 || !next_) return false;
+        for (Py_ssize_t slot = 0; slot < count_; ++slot) {
+            made_[slot] = ::prepare(PyTuple_GET_ITEM(wrappers, slot), stream_, index.get());
+            if (!made_[slot]) return false;
+        }
+        return segment_closed.of(segment_) == Py_False;
+    }
+
+    void commit() {
+        PyObject* wrappers = stream_wrappers.of(stream_);
+        Ref dropped[3];
+        for (Py_ssize_t slot = 0; slot < count_; ++slot) {
+            PyObject* pair = PyTuple_GET_ITEM(wrappers, slot);
+            dropped[slot] = Ref(std::exchange(wrappers_older.of(pair), wrappers_newer.of(pair)));
+            wrappers_newer.of(pair) = Ref::borrow(made_[slot].get()).release();
+        }
+        stream_count.set(stream_, std::move(next_));
+    }
+
+    Ref take(Py_ssize_t slot) { return std::move(made_[slot]); }
+    Py_ssize_t slots() const { return count_; }
+
+  private:
+    PyObject *stream_, *segment_;
+    Py_ssize_t count_ = 0;
+    Ref made_[3], next_;
+};
+
+// The stream among `children` that belongs to the module.
+Ref find(PyObject* children, PyObject* module, const Known& type) {
+    const Ref key(PyLong_FromVoidPtr(module));
+    PyObject* stream = key ? PyDict_GetItemWithError(children, key.get()) : nullptr;
+    return stream && Py_TYPE(stream) == reinterpret_cast<PyTypeObject*>(type.object) ? Ref::borrow(stream) : Ref();
+}
+
+// The module's stream, if `input` is an open step of `segment` and this stream's next.
+Ref fed_by(PyObject* input, PyObject* segment, PyObject* module, const Known& type) {
+    const Ref attributes = attributes_of(input);
+    PyObject* source = attributes ? PyDict_GetItemWithError(attributes.get(), name_source) : nullptr;
+    if (!source || source == Py_None || stream_segment.of(source) != segment || !is_latest(input, source, 0))
+        return Ref();
+    Ref stream = find(stream_children.of(source), module, type);
+    return stream && stream_count.number(stream.get()) + 1 == stream_count.number(source) ? std::move(stream) : Ref();
+}
+
+// The entry of a real input in its stream's list, as Inputs.append makes it; null unless it is one more view of the
+// same tensor as before.
+Ref one_more_input(PyObject* inputs, PyObject* tensor) {
+    if (inputs_requires_grad.of(inputs) != Py_False || inputs_base.of(inputs) == Py_None) return Ref();
+    Ref base(PyObject_GetAttr(tensor, name_base));
+    if (base.get() == Py_None) base = Ref::borrow(tensor);
+    if (!base || !is(base, inputs_base, inputs) || !has_address(base.get(), inputs_address.of(inputs))) return Ref();
+    const Ref requires_grad(PyObject_GetAttr(tensor, name_requires_grad)), dtype(PyObject_GetAttr(tensor, name_dtype));
+    if (!requires_grad || requires_grad.get() != Py_False || !dtype || !is(dtype, inputs_dtype, inputs)) return Ref();
+    const Ref shape(PyObject_GetAttr(tensor, name_shape));
+    if (!shape || PyObject_RichCompareBool(shape.get(), inputs_shape.of(inputs), Py_EQ) != 1) return Ref();
+    const Ref offset(PyObject_CallMethodNoArgs(tensor, name_offset)),
+        strides(PyObject_CallMethodNoArgs(tensor, name_stride));
+    if (!offset || !strides) return Ref();
+    return Ref(PyTuple_Pack(3, inputs_alias.of(inputs), offset.get(), strides.get()));
+}
+
+// None, for "not the common case": Python goes through all cases, and raises what has to be raised.
+PyObject* not_so_simple() {
+    PyErr_Clear();
+    Py_RETURN_NONE;
+}
+
+// What holds for every call: plain, unhooked, nothing changed, under the modes of the recording.
+bool undisturbed(PyObject* module, PyObject* stream, PyObject* segment) {
+    PyObject* watch = stream_watch.of(stream);
+    if (watch == Py_None || stream_whole.of(stream) != Py_False) return false;
+    const Ref attributes = attributes_of(module);
+    return attributes && calls_forward_alone(attributes.get()) && unchanged(watch, attributes.get()) &&
+           same_modes(segment) && no_mode_matters();
+}
+
+PyObject* next_feed(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
+    if (count != 2 || keywords) Py_RETURN_NONE;
+    PyObject *module = arguments[0], *input = arguments[1];
+    const Ref segment(PyObject_GetAttr(thread.object, name_segment));
+    if (!segment || segment.get() == Py_None) return not_so_simple();
+    Ref stream, captured;
+    if (Py_TYPE(input) == reinterpret_cast<PyTypeObject*>(deferred.object)) {
+        stream = fed_by(input, segment.get(), module, feed_stream);
+    } else if (Py_TYPE(input) == reinterpret_cast<PyTypeObject*>(plain_tensor.object)) {
+        stream = find(segment_entries.of(segment.get()), module, feed_stream);
+        if (!stream || stream_count.number(stream.get()) >= segment_limit.number(segment.get())) return not_so_simple();
+        PyObject* inputs = stream_source.of(stream.get());
+        if (Py_TYPE(inputs) != reinterpret_cast<PyTypeObject*>(inputs_type.object)) return not_so_simple();
+        captured = one_more_input(inputs, input);
+        if (!captured) return not_so_simple();
+    }
+    if (!stream || !undisturbed(module, stream.get(), segment.get())) return not_so_simple();
+    Step step(stream.get(), segment.get());
+    if (!step.prepare()) return not_so_simple();
+    if (captured && PyList_Append(inputs_steps.of(stream_source.of(stream.get())), captured.get()) < 0)
+        return not_so_simple();
+    step.commit();
+    return step.take(0).release();
+}
+
+PyObject* next_step(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+    if (count != 3) Py_RETURN_NONE;
+    PyObject *module = arguments[0], *input = arguments[1], *state = arguments[2];
+    if (Py_TYPE(input) != reinterpret_cast<PyTypeObject*>(deferred.object)) Py_RETURN_NONE;
+    const Ref segment(PyObject_GetAttr(thread.object, name_segment));
+    if (!segment || segment.get() == Py_None) return not_so_simple();
+    const Ref stream = fed_by(input, segment.get(), module, neuron_stream);
+    if (!stream) return not_so_simple();
+    const bool several = PyTuple_Check(state);
+    const Py_ssize_t states = several ? PyTuple_GET_SIZE(state) : 1;
+    if (states + 1 != PyTuple_GET_SIZE(stream_wrappers.of(stream.get()))) return not_so_simple();
+    for (Py_ssize_t index = 0; index < states; ++index)
+        if (!is_latest(several ? PyTuple_GET_ITEM(state, index) : state, stream.get(), index + 1))
+            return not_so_simple();
+    if (!undisturbed(module, stream.get(), segment.get())) return not_so_simple();
+    Step step(stream.get(), segment.get());
+    const Ref answer(PyTuple_New(2)), inner(several ? PyTuple_New(states) : nullptr);
+    if (!answer || (several && !inner) || !step.prepare()) return not_so_simple();
+    step.commit();
+    PyTuple_SET_ITEM(answer.get(), 0, step.take(0).release());
+    for (Py_ssize_t index = 0; several && index < states; ++index)
+        PyTuple_SET_ITEM(inner.get(), index, step.take(index + 1).release());
+    PyTuple_SET_ITEM(answer.get(), 1, several ? Ref::borrow(inner.get()).release() : step.take(1).release());
+    return Ref::borrow(answer.get()).release();
+}
+
+// connect(objects): a dict with everything in `known`, and the classes of all `slots`.
+PyObject* connect(PyObject*, PyObject* objects) {
+    for (Known* each : known) {
+        PyObject* object = PyDict_GetItemString(objects, each->name);
+        if (!object) return PyErr_Format(PyExc_KeyError, "%s", each->name);
+        Py_INCREF(object);
+        Py_XSETREF(each->object, object);
+    }
+    for (Slot* slot : slots) {
+        PyObject* type = PyDict_GetItemString(objects, slot->type);
+        const Ref member(type ? PyObject_GetAttrString(type, slot->name) : nullptr);
+        if (!member || Py_TYPE(member.get()) != &PyMemberDescr_Type)
+            return PyErr_Format(PyExc_TypeError, "%s.%s is not a slot", slot->type, slot->name);
+        slot->offset = reinterpret_cast<PyMemberDescrObject*>(member.get())->d_member->offset;
+    }
+    Py_RETURN_NONE;
+}
+
+template <class Function>
+PyCFunction method(Function* function) {
+    return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+
+PyMethodDef methods[] = {
+    {"connect", connect, METH_O, "Take the recorder's classes and torch's functions, by name."},
+    {"next_feed", method(next_feed), METH_FASTCALL | METH_KEYWORDS,
+     "next_feed(module, input): see recording/native.py."},
+    {"next_step", method(next_step), METH_FASTCALL, "next_step(module, input, state): see recording/native.py."},
+    {nullptr, nullptr, 0, nullptr}};
+
+PyModuleDef definition = {PyModuleDef_HEAD_INIT,
+                          "_recording",
+                          "The common call of a recorded loop.",
+                          -1,
+                          methods,
+                          nullptr,
+                          nullptr,
+                          nullptr,
+                          nullptr};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__recording() {
+    const std::initializer_list<std::pair<PyObject**, const char*>> names = {{&name_source, "_source"},
+                                                                             {&name_step, "_step"},
+                                                                             {&name_slot, "_slot"},
+                                                                             {&name_cut, "_cut"},
+                                                                             {&name_segment, "segment"},
+                                                                             {&name_call, "__call__"},
+                                                                             {&name_base, "_base"},
+                                                                             {&name_shape, "shape"},
+                                                                             {&name_dtype, "dtype"},
+                                                                             {&name_requires_grad, "requires_grad"},
+                                                                             {&name_offset, "storage_offset"},
+                                                                             {&name_stride, "stride"},
+                                                                             {&module_hooks[0], "_forward_hooks"},
+                                                                             {&module_hooks[1], "_forward_pre_hooks"},
+                                                                             {&module_hooks[2], "_backward_hooks"},
+                                                                             {&module_hooks[3], "_backward_pre_hooks"}};
+    for (const auto& [place, name] : names)
+        if (!(*place = PyUnicode_InternFromString(name))) return nullptr;
+    return PyModule_Create(&definition);
+}

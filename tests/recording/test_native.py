@@ -1,0 +1,170 @@
+"""Ordinary steps are taken up natively, and nothing that makes a step extraordinary is passed by."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import snntorch as snn
+import torch
+from torch import Tensor, nn
+
+import sparse_backend
+import sparse_backend.adapters.snntorch.base as snntorch_base
+from sparse_backend.adapters import feeds
+from sparse_backend.adapters.snntorch import AcceleratedLeaky
+from sparse_backend.recording import native
+
+from .conftest import STEPS, Hidden, Net, Twins, record, start, step
+
+
+@pytest.fixture
+def taken(recorder: str, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How many calls were taken up natively, of Linears ("feed") and neurons ("step")."""
+    if recorder == "python":
+        pytest.skip("about the native recorder alone")
+    counts: Counter[str] = Counter()
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            out = function(*args)
+            counts[name] += out is not None
+            return out
+
+        return call
+
+    monkeypatch.setattr(feeds, "next_feed", counted("feed", native.next_feed))
+    monkeypatch.setattr(snntorch_base, "next_step", counted("step", native.next_step))
+    return counts
+
+
+def test_all_steps_but_the_first_of_a_plain_loop(net: Twins, x: Tensor, taken: Counter[str]) -> None:
+    net.check(lambda model, x: list(record(model, x)), x)
+    assert taken == {"feed": 2 * (STEPS - 1), "step": 2 * (STEPS - 1)}
+
+
+def test_all_steps_but_the_first_of_neurons_that_keep_their_state(x: Tensor, taken: Counter[str]) -> None:
+    def loop(model: Hidden, x: Tensor) -> list[Tensor]:
+        for neuron in (model.layers[2], model.layers[4]):
+            neuron.reset_mem()
+        return [torch.stack([model(frame)[0] for frame in x])]
+
+    Twins(Hidden()).check(loop, x)
+    assert taken == {"feed": 2 * (STEPS - 1), "step": 2 * (STEPS - 1)}
+
+
+def hooked(m: Net, calls: list[Any]) -> Any:
+    return m.lif1.register_forward_hook(lambda module, args, out: (out[0] * 2, out[1]))
+
+
+def hooked_before(m: Net, calls: list[Any]) -> Any:
+    return m.fc2.register_forward_pre_hook(lambda module, args: (args[0] * 0.5,))
+
+
+def hooked_everywhere(m: Net, calls: list[Any]) -> Any:
+    return nn.modules.module.register_module_forward_hook(lambda module, args, out: calls.append(1))
+
+
+def hooked_backward(m: Net, calls: list[Any]) -> Any:
+    return m.fc2.register_full_backward_hook(lambda module, inputs, outputs: calls.append(1))
+
+
+def forward_replaced(m: Net, calls: list[Any]) -> Any:
+    forward = m.fc2.forward
+    m.fc2.forward = lambda x: forward(x) * 3  # type: ignore[method-assign]
+
+    class Handle:
+        def remove(self) -> None:
+            del m.fc2.forward  # type: ignore[misc]
+
+    return Handle()
+
+
+def call_replaced(m: Net, calls: list[Any]) -> Any:
+    call = nn.Module.__call__
+
+    def counted(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return call(self, *args, **kwargs)
+
+    nn.Module.__call__ = counted  # type: ignore[method-assign]
+
+    class Handle:
+        def remove(self) -> None:
+            nn.Module.__call__ = call  # type: ignore[method-assign]
+
+    return Handle()
+
+
+@pytest.mark.parametrize(
+    "disturb",
+    [hooked, hooked_before, hooked_everywhere, hooked_backward, forward_replaced, call_replaced],
+)
+def test_a_disturbance_in_the_middle_of_a_loop(net: Twins, x: Tensor, disturb: Any) -> None:
+    counts = []
+
+    def loop(model: Net, x: Tensor) -> list[Tensor]:
+        calls: list[Any] = []
+        mem1, mem2 = start(model)
+        out, handle = [], None
+        for t, frame in enumerate(x):
+            if t == 4:
+                handle = disturb(model, calls)
+            elif t == 8:
+                assert handle is not None
+                handle.remove()
+            _, mem1, spk2, mem2 = step(model, frame, mem1, mem2)
+            out += [spk2, mem2]
+        counts.append(len(calls))
+        return out
+
+    net.check(loop, x)
+    assert counts[0] == counts[1]
+
+
+def test_a_subclass_with_its_own_forward_is_called(x: Tensor) -> None:
+    class Doubled(AcceleratedLeaky):
+        def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
+            spk, mem = super().forward(input_, mem)
+            return spk * 2, mem
+
+    class Reference(snn.Leaky):
+        def forward(self, input_: Tensor, mem: Tensor | None = None) -> Any:
+            spk, mem = super().forward(input_, mem)
+            return spk * 2, mem
+
+    net = Twins(Net())
+    net.stock.lif1.__class__ = Reference
+    net.fast.lif1.__class__ = Doubled
+    net.check(lambda model, x: list(record(model, x)), x)
+
+
+def test_attribute_reset_after_ordinary_steps(net: Twins, x: Tensor) -> None:
+    def loop(model: Net, x: Tensor) -> list[Tensor]:
+        mem1, mem2 = start(model)
+        resets = []
+        for t, frame in enumerate(x):
+            _, mem1, _, mem2 = step(model, frame, mem1, mem2)
+            if t % 4 == 3:
+                resets.append(model.lif1.reset)
+        return [*resets, mem2]
+
+    net.check(loop, x)
+
+
+def test_many_loops_leave_nothing_behind(x: Tensor) -> None:
+    import sys
+
+    net = Twins(Net())
+    watched = [net.fast.fc1.weight, net.fast.lif1.beta, x, net.fast.fc1, net.fast.lif1]
+
+    def run() -> list[int]:
+        with torch.no_grad():
+            for _ in range(20):
+                record(net.fast, x)
+                sparse_backend.recording.flush()
+        return [sys.getrefcount(value) for value in watched]
+
+    assert run() == run()
