@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import ArgumentError
 from ..options import native_allowed
 from ..torch_private import GLOBAL_HOOKS, MODE_QUESTIONS, address, wrap
 from .capture import Inputs
@@ -34,12 +35,12 @@ def not_known(*_: Any) -> None:
 
 
 def _connected() -> Any:
-    if not native_allowed() or not CONCLUSIVE or GLOBAL_HOOKS is None:
-        return None
     try:
+        if not native_allowed() or not CONCLUSIVE or GLOBAL_HOOKS is None:
+            return None
         module: Any = importlib.import_module("sparse_backend._recording")
-    except ImportError:
-        return None  # `python -m sparse_backend doctor` says so
+    except (ImportError, ArgumentError):  # the doctor says so; `accelerate` raises the latter
+        return None
     module.connect(
         {
             **{kind.__name__: kind for kind in (Deferred, FeedStream, NeuronStream, Stream, Segment)},
