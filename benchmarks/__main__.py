@@ -17,6 +17,7 @@ from sparse_backend.options import GRADIENT_MODES
 from . import native
 from .cpu import Settings, measure
 from .floors import Ceilings, ceilings
+from .peers import PEERS
 from .results import write
 from .rows import ROWS
 from .tables import show
@@ -34,17 +35,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--repeats", type=int, default=7, help="timed training steps of each side, at least 5"
     )
     parser.add_argument("--warm-up", type=int, default=3)
+    known = ", ".join(PEERS)
+    parser.add_argument(
+        "--peers", nargs="?", const=",".join(PEERS), default="", help=f"also time {known}, or those named"
+    )
     parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
     parser.add_argument("--output", type=Path, help="JSON file (benchmarks/results/<device>-<time>.json)")
     chosen = parser.parse_args(argv)
     rows, rules = chosen.config.split(","), chosen.gradient.split(",")
+    peers = tuple(filter(None, chosen.peers.split(",")))
     if not set(rows) <= set(ROWS) or not set(rules) <= set(GRADIENT_MODES):
         parser.error(f"rows are {', '.join(ROWS)}; rules are {', '.join(GRADIENT_MODES)}")
+    if not set(peers) <= set(PEERS):
+        parser.error(f"--peers={chosen.peers}: known are {', '.join(PEERS)}")
     if chosen.repeats < 5:
         parser.error(f"--repeats={chosen.repeats} is too few for a median; at least 5")
     console = Console() if sys.stdout.isatty() else Console(width=118)
     limits = _limits(console)
-    settings = Settings(chosen.repeats, chosen.warm_up, not chosen.no_memory, limits)
+    settings = Settings(chosen.repeats, chosen.warm_up, not chosen.no_memory, limits, peers)
     results = []
     for name, gradient in itertools.product(rows, rules):
         row = ROWS[name]

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .network import Net
+from .rows import Row
 
-__all__ = ["Agreement", "compare"]
+__all__ = ["Agreement", "Comparable", "compare"]
 
 TOLERANCE = 1e-4  # relative, float32; with an exact gradient rule
 _FLIPS = 0.02  # share of the batch that may hold a spike flipped by another order of summation
+
+
+class Comparable(Protocol):
+    """What two networks need to be compared."""
+
+    row: Row
+
+    def __call__(self, x: Tensor, record_all: bool = False) -> tuple[list[Tensor], Tensor]: ...
+
+    def loss_of(self, x: Tensor, labels: Tensor) -> Tensor: ...
+
+    def parameters(self) -> Iterable[nn.Parameter]: ...
+
+    def zero_grad(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -36,17 +52,17 @@ class Agreement:
         return self.spikes_agree and (not exact or self.gradient <= TOLERANCE)
 
 
-def compare(stock: Net, accelerated: Net, x: Tensor, labels: Tensor) -> Agreement:
+def compare(stock: Comparable, other: Comparable, x: Tensor, labels: Tensor) -> Agreement:
     """Spikes of all layers, then gradients of the training loss on the batch elements whose spikes agree."""
     with torch.no_grad():
         expected, _ = stock(x, record_all=True)
-        found, _ = accelerated(x, record_all=True)
+        found, _ = other(x, record_all=True)
     same = torch.ones(len(labels), dtype=torch.bool)
     for a, b in zip(expected, found, strict=True):
         same &= (a == b).flatten(2).all(dim=2).all(dim=0)
     kept = x[same] if stock.row.coding == "direct" else x[:, same]
     relative, cosine = 0.0, 1.0
-    pairs = zip(*(_gradients(net, kept, labels[same]) for net in (stock, accelerated)), strict=True)
+    pairs = zip(*(_gradients(net, kept, labels[same]) for net in (stock, other)), strict=True)
     for g, h in pairs:
         g, h = g.double().flatten(), h.double().flatten()
         scale = float(g.norm())
@@ -56,7 +72,7 @@ def compare(stock: Net, accelerated: Net, x: Tensor, labels: Tensor) -> Agreemen
     return Agreement(int((~same).sum()), len(labels), relative, cosine)
 
 
-def _gradients(net: Net, x: Tensor, labels: Tensor) -> list[Tensor]:
+def _gradients(net: Comparable, x: Tensor, labels: Tensor) -> list[Tensor]:
     net.zero_grad()
     net.loss_of(x, labels).backward()
     found = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in net.parameters()]

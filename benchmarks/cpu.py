@@ -6,16 +6,19 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from torch import Tensor
+
 import sparse_backend
 
 from .check import compare
 from .floors import Ceilings
 from .kernels import kernel_times
 from .memory import peak_memory
-from .models import build
+from .models import Models, build, copy_of
+from .peers import PEERS, UnavailableError
 from .recording import recording_time
 from .rows import Row
-from .timing import PHASES, Trainable, interleaved, medians, ratio
+from .timing import PHASES, Samples, Trainable, interleaved, medians, ratio
 
 __all__ = ["Settings", "measure"]
 
@@ -24,13 +27,14 @@ __all__ = ["Settings", "measure"]
 class Settings:
     """repeats: timed training steps of each side, after `warm_up` others.  memory: measure peak memory too.
 
-    limits: of the machine, None to leave floors out.
+    limits: of the machine, None to leave floors out.  peers: names from `PEERS` to time as well.
     """
 
     repeats: int = 7
     warm_up: int = 3
     memory: bool = True
     limits: Ceilings | None = None
+    peers: tuple[str, ...] = ()
     seed: int = 0
 
 
@@ -61,15 +65,21 @@ def measure(
     if not result["agrees"]:
         return result
     nets: dict[str, Trainable] = {"stock": models.stock, "accelerated": fast}
+    result["peers"] = {}
+    for peer in settings.peers:
+        told(peer)
+        found, net = _checked_peer(peer, models)
+        result["peers"][peer] = found
+        if net is not None:
+            nets[peer] = net
     told("timing")
     samples = interleaved(nets, x, labels, settings.repeats, settings.warm_up)
     result |= {
         "repeats": settings.repeats,
         "samples": samples,
         "seconds": {side: medians(phases) for side, phases in samples.items()},
-        "ratios": {
-            phase: asdict(ratio(samples["stock"][phase], samples["accelerated"][phase])) for phase in PHASES
-        },
+        # How many times longer each took than the accelerated network.
+        "ratios": {side: _ratios(samples, side) for side in samples if side != "accelerated"},
     }
     told("recording")
     result["recording"] = recording_time(fast, x, labels)
@@ -80,3 +90,32 @@ def measure(
         told("memory")
         result["peak_memory"] = peak_memory(row, gradient, models.stock.state_dict(), settings.seed)
     return result
+
+
+def _ratios(samples: dict[str, Samples], side: str) -> dict[str, dict[str, float]]:
+    return {phase: asdict(ratio(samples[side][phase], samples["accelerated"][phase])) for phase in PHASES}
+
+
+def _checked_peer(name: str, models: Models) -> tuple[dict[str, Any], Trainable | None]:
+    """What is known of a peer, and its network unless it is missing or wrong."""
+    peer = PEERS[name]
+    found: dict[str, Any] = {"note": peer.note, "missing": None, "agreement": None, "agrees": True}
+    stock, x, labels = models.stock, models.x, models.labels
+    try:
+        net = peer.build(models.row, copy_of(stock, models.gradient), models.gradient)
+        if peer.same_network:
+            agreement = compare(stock, net, x, labels)  # type: ignore[arg-type]
+            found |= {"agreement": vars(agreement), "agrees": agreement.holds(exact=True)}
+        else:
+            found["agrees"] = _trains_same_shapes(stock, net, x, labels)
+    except UnavailableError as error:
+        return found | {"missing": str(error)}, None
+    return found, net if found["agrees"] else None
+
+
+def _trains_same_shapes(stock: Trainable, net: Trainable, x: Tensor, labels: Tensor) -> bool:
+    """Whether each of stock's parameters has one of its shape here, with a finite gradient."""
+    net.loss_of(x, labels).backward()
+    found = [(p.shape, p.grad) for p in net.parameters()]
+    same = [shape for shape, _ in found] == [p.shape for p in stock.parameters()]
+    return same and all(grad is not None and bool(grad.isfinite().all()) for _, grad in found)

@@ -22,9 +22,8 @@ from .timing import Trainable
 __all__ = ["kernel_times"]
 
 _STEPS = 5
-_PRODUCTS = tuple(
-    f"aten::{name}" for name in ("mm", "addmm", "bmm", "mkldnn_convolution", "convolution_backward")
-)
+# torch's operators that multiply, and where their two factors are among the arguments.
+_PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "mkldnn_convolution": 0, "convolution_backward": 1}
 # Vector operations per entry of a scan, with one pole. Forward: decay, feed, reset, two comparisons. Reverse:
 # decay, sum of lam. The dense reverse scan also recomputes, and evaluates the surrogate (five operations).
 _FORWARD_OPERATIONS, _REVERSE_OPERATIONS, _DENSE_OPERATIONS = 5, 2, 14
@@ -257,20 +256,23 @@ def _products(net: Trainable, x: Tensor, labels: Tensor) -> list[_Call]:
     with profile(use_kineto=False, record_shapes=True) as profiler:
         net.loss_of(x, labels).backward()
     calls = []
-    for event in profiler.function_events:
-        if event.name not in _PRODUCTS:
-            continue
-        shapes = [tuple(shape) for shape in event.input_shapes if len(shape) > 1]
+    for event in filter(_is_product, profiler.function_events):
         name = event.name.removeprefix("aten::")
+        first = _PRODUCTS[name]
+        shapes = [tuple(shape) for shape in event.input_shapes[first : first + 2]]
         sizes = ", ".join("x".join(map(str, shape)) for shape in shapes)
         work = Work(multiply_adds=_multiply_adds(name, shapes))
         calls.append(_Call(f"{name} {sizes}", "torch", work, 1e-6 * event.cpu_time_total))
     return calls
 
 
+def _is_product(event: Any) -> bool:
+    return event.name.removeprefix("aten::") in _PRODUCTS
+
+
 def _multiply_adds(name: str, shapes: list[tuple[int, ...]]) -> float:
     """At least: a convolution's gradient is one or two products. Without padding, as `network.py` has it."""
-    left, right = shapes[-2:]
+    left, right = shapes
     if name in ("mm", "addmm", "bmm"):
         return float(torch.Size(left).numel()) * right[-1]
     batch, _, height, width = left

@@ -17,10 +17,10 @@ from .network import Net
 from .rows import Row, make_input
 from .scaling import scale_to_activity
 
-__all__ = ["Models", "accelerated", "build", "stock_net"]
+__all__ = ["SLOPE", "Models", "accelerated", "build", "copy_of", "stock_net"]
 
 _WINDOW = 0.1
-_SLOPE = 25.0
+SLOPE = 25.0
 
 
 @dataclass
@@ -43,7 +43,14 @@ class Models:
 
 def stock_net(row: Row, gradient: str) -> Net:
     """snnTorch's default surrogate; for a window the paper's fast sigmoid."""
-    return Net(row, snntorch.surrogate.fast_sigmoid(_SLOPE) if gradient == "window" else None)
+    return Net(row, snntorch.surrogate.fast_sigmoid(SLOPE) if gradient == "window" else None)
+
+
+def copy_of(net: Net, gradient: str) -> Net:
+    """A stock network with the same weights, whatever the given one has run."""
+    copied = stock_net(net.row, gradient)
+    copied.load_state_dict(net.state_dict())
+    return copied
 
 
 def accelerated(net: Net, gradient: str) -> tuple[Net, Report]:
@@ -62,6 +69,6 @@ def build(row: Row, gradient: str, seed: int = 0) -> Models:
     fast, report = accelerated(stock, gradient)
     reference = stock
     if gradient == "window":
-        reference = Net(row, surrogates.fast_sigmoid(_SLOPE).windowed(_WINDOW))
+        reference = Net(row, surrogates.fast_sigmoid(SLOPE).windowed(_WINDOW))
         reference.load_state_dict(stock.state_dict())
     return Models(row, gradient, x, labels, stock, fast, reference, report, scaled)

@@ -29,6 +29,7 @@ def show(console: Console, result: dict[str, Any], title: str) -> None:
         lines += [*_activity(result), _recording(result["recording"])]
         if "peak_memory" in result:
             lines.append(_memory(result["peak_memory"]))
+        lines += [_peer(name, peer) for name, peer in result["peers"].items()]
         lines.append(f"medians of {result['repeats']} training steps, ratios with their range over the steps")
     console.print("\n".join(lines), markup=False, highlight=False)
     if result["agrees"]:
@@ -41,7 +42,9 @@ def _timings(result: dict[str, Any], title: str) -> Table:
         table.add_column(head, justify="right" if head else "left")
     for side, seconds in result["seconds"].items():
         table.add_row(f"{side}, ms", *(f"{1e3 * seconds[phase]:.2f}" for phase in PHASES))
-    table.add_row("ratio", *(str(Ratio(**result["ratios"][phase])) for phase in PHASES), style="bold")
+    for side, ratios in result["ratios"].items():
+        shown = (str(Ratio(**ratios[phase])) for phase in PHASES)
+        table.add_row(f"{side} / accelerated", *shown, style="bold" if side == "stock" else None)
     return table
 
 
@@ -52,6 +55,17 @@ def _activity(result: dict[str, Any]) -> list[str]:
         forms = ", ".join(f"{product} {'/'.join(kinds)}" for product, kinds in layer["algorithms"].items())
         lines.append(f"{layer['name']}: {active} active, {spikes} spikes; {forms}")
     return lines
+
+
+def _peer(name: str, peer: dict[str, Any]) -> str:
+    if peer["missing"]:
+        return f"{name}: left out; {peer['missing'].splitlines()[0]}"
+    if not peer["agrees"]:
+        return f"{name}: differs from stock, left out; {peer['agreement'] or 'gradients are missing'}"
+    agreement = peer["agreement"]
+    if agreement is None:
+        return f"{name}: {peer['note']}; only its shapes are compared"
+    return f"{name}: {peer['note']}; gradients differ by {agreement['gradient']:.1e} from stock's"
 
 
 def _recording(found: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PHASES", "Ratio", "Trainable", "interleaved", "medians", "ratio"]
+__all__ = ["PHASES", "Ratio", "Samples", "Trainable", "interleaved", "medians", "ratio"]
 
 PHASES = ("forward", "backward", "optimizer", "step")
 

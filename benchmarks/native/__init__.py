@@ -8,12 +8,12 @@ import os
 import shutil
 import subprocess
 import tempfile
-from ctypes import CDLL, c_int64
+from ctypes import CDLL, c_float, c_int64
 from pathlib import Path
 
 from torch import Tensor
 
-__all__ = ["CDLL", "NoCompilerError", "address", "c_int64", "load"]
+__all__ = ["CDLL", "NoCompilerError", "address", "c_float", "c_int64", "load"]
 
 # No -ffast-math, no contraction: the dense program has to give stock's spikes.
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-fPIC", "-shared", "-Wall")
@@ -41,11 +41,14 @@ def load(name: str) -> ctypes.CDLL:
         except OSError as error:
             raise NoCompilerError(f"{compiler}: {error}") from error
         if built.returncode:
-            raise NoCompilerError(f"{' '.join(command)} failed: {built.stderr.strip()}")
+            errors = [line for line in built.stderr.splitlines() if "error" in line] or [built.stderr.strip()]
+            raise NoCompilerError(f"{compiler} cannot build {source.name}: {errors[0]}")
         return ctypes.CDLL(str(library))
 
 
-def address(tensor: Tensor) -> ctypes.c_void_p:
-    """Of a contiguous tensor's first element."""
+def address(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Of a contiguous tensor's first element; null for None."""
+    if tensor is None:
+        return ctypes.c_void_p()
     assert tensor.is_contiguous()
     return ctypes.c_void_p(tensor.data_ptr())

@@ -39,7 +39,7 @@ def test_a_row_is_checked_and_taken_apart(gradient: str) -> None:
     assert result["agrees"]
     for side in ("stock", "accelerated"):
         assert len(result["samples"][side]["step"]) == 5
-    low, median, high = (result["ratios"]["step"][key] for key in ("low", "median", "high"))
+    low, median, high = (result["ratios"]["stock"]["step"][key] for key in ("low", "median", "high"))
     assert 0 < low <= high and median > 0
     assert result["recording"]["broken_by"] is None
     assert len(result["layers"]) == 3
