@@ -1,80 +1,126 @@
-"""Command line of the benchmarks."""
+"""Speed of training steps, stock against accelerated; a red check prints no speed."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from sparse_backend.options import GRADIENT_MODES
 
-from . import native
-from .cpu import Settings, measure
-from .floors import Ceilings, ceilings
+from .commands import run_rows, run_sweep, run_worst
 from .peers import PEERS
-from .results import write
 from .rows import ROWS
-from .tables import show
+from .sweep import SWEEPS
 
 __all__ = ["main"]
 
+_MIN_REPEATS = 5
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write JSON; returns 1 if a check failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("device", choices=["cpu"])
-    parser.add_argument("--config", default="S-small,U", help=f"rows, of {', '.join(ROWS)}")
-    parser.add_argument("--gradient", default="window,exact,sampled", help="rules, of window, exact, sampled")
-    parser.add_argument(
-        "--repeats", type=int, default=7, help="timed training steps of each side, at least 5"
-    )
-    parser.add_argument("--warm-up", type=int, default=3)
-    known = ", ".join(PEERS)
-    parser.add_argument(
-        "--peers", nargs="?", const=",".join(PEERS), default="", help=f"also time {known}, or those named"
-    )
-    parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
-    parser.add_argument("--output", type=Path, help="JSON file (benchmarks/results/<device>-<time>.json)")
-    chosen = parser.parse_args(argv)
-    rows, rules = chosen.config.split(","), chosen.gradient.split(",")
-    peers = tuple(filter(None, chosen.peers.split(",")))
-    if not set(rows) <= set(ROWS) or not set(rules) <= set(GRADIENT_MODES):
-        parser.error(f"rows are {', '.join(ROWS)}; rules are {', '.join(GRADIENT_MODES)}")
-    if not set(peers) <= set(PEERS):
-        parser.error(f"--peers={chosen.peers}: known are {', '.join(PEERS)}")
-    if chosen.repeats < 5:
-        parser.error(f"--repeats={chosen.repeats} is too few for a median; at least 5")
+    """Measure, print, write JSON and a plot; returns 1 if a check failed."""
+    chosen = _parser().parse_args(argv)
     console = Console() if sys.stdout.isatty() else Console(width=118)
-    limits = _limits(console)
-    settings = Settings(chosen.repeats, chosen.warm_up, not chosen.no_memory, limits, peers)
-    results = []
-    for name, gradient in itertools.product(rows, rules):
-        row = ROWS[name]
-        title = f"{name}: {row.title}, T = {row.steps}, B = {row.batch}, gradient {gradient}"
-        results.append(_measured(console, name, gradient, settings, title))
-        show(console, results[-1], title)
-    output = write(results, chosen.device, chosen.output, None if limits is None else asdict(limits))
-    console.print(f"results  {output}", markup=False, highlight=False, soft_wrap=True)
-    return 0 if all(result["agrees"] for result in results) else 1
+    code: int = chosen.run(chosen, console)
+    return code
 
 
-def _measured(console: Console, name: str, gradient: str, settings: Settings, title: str) -> dict[str, Any]:
-    with console.status(title) as status:
-        return measure(name, ROWS[name], gradient, settings, lambda what: status.update(f"{title}: {what}"))
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(title="what to measure", required=True, metavar="{cpu,sweep,worst}")
+    rows = _command(commands, "cpu", run_rows, "the networks of README.md, taken apart into kernels")
+    rows.add_argument(
+        "--config",
+        type=_names("row", ROWS),
+        default=("S-small", "U"),
+        help=f"rows, separated by commas, of {', '.join(ROWS)} (S-small,U)",
+    )
+    _add_gradients(rows, GRADIENT_MODES)
+    _add_peers(rows)
+    rows.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
+    sweep = _command(commands, "sweep", run_sweep, "step time against one quantity, on a small network")
+    sweep.add_argument("--over", choices=list(SWEEPS), required=True, help="what to vary")
+    sweep.add_argument(
+        "--gradient",
+        choices=GRADIENT_MODES,
+        default="window",
+        help="rule (window); active knows no other",
+    )
+    _add_peers(sweep)
+    worst = _command(commands, "worst", run_worst, "the cases that acceleration is worst at")
+    _add_gradients(worst, GRADIENT_MODES)
+    return parser
 
 
-def _limits(console: Console) -> Ceilings | None:
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace, Console], int],
+    text: str,
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--repeats", type=_repeats, default=7, help="timed training steps of each side (7); at least 5"
+    )
+    parser.add_argument("--warm-up", type=_count, default=3, help="training steps before them (3)")
+    parser.add_argument(
+        "--output", type=Path, help="JSON file; a plot goes beside it (benchmarks/results/<what>-<time>.json)"
+    )
+    return parser
+
+
+def _add_gradients(parser: argparse.ArgumentParser, known: Collection[str]) -> None:
+    rules = ("window", "exact", "sampled")
+    parser.add_argument(
+        "--gradient",
+        type=_names("rule", known),
+        default=rules,
+        help=f"rules, separated by commas ({','.join(rules)})",
+    )
+
+
+def _add_peers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--peers",
+        nargs="?",
+        type=_names("peer", PEERS),
+        const=tuple(PEERS),
+        default=(),
+        help=f"also time other programs: all, or those named, of {', '.join(PEERS)}",
+    )
+
+
+def _names(what: str, known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(name.strip() for name in text.split(","))
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"no {what} {name!r}; known are {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def _count(text: str) -> int:
     try:
-        return ceilings()
-    except native.NoCompilerError as error:
-        console.print(f"floors are left out: {error}", markup=False, highlight=False)
-        return None
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of steps")
+    return value
+
+
+def _repeats(text: str) -> int:
+    value = _count(text)
+    if value < _MIN_REPEATS:
+        raise argparse.ArgumentTypeError(f"{text} is too few for a median; at least {_MIN_REPEATS}")
+    return value
 
 
 if __name__ == "__main__":

@@ -60,6 +60,8 @@ def compare(stock: Comparable, other: Comparable, x: Tensor, labels: Tensor) -> 
     same = torch.ones(len(labels), dtype=torch.bool)
     for a, b in zip(expected, found, strict=True):
         same &= (a == b).flatten(2).all(dim=2).all(dim=0)
+    if not same.any():
+        return Agreement(len(labels), len(labels), float("inf"), 0.0)
     kept = x[same] if stock.row.coding == "direct" else x[:, same]
     relative, cosine = 0.0, 1.0
     pairs = zip(*(_gradients(net, kept, labels[same]) for net in (stock, other)), strict=True)

@@ -27,28 +27,35 @@ __all__ = ["Settings", "measure"]
 class Settings:
     """repeats: timed training steps of each side, after `warm_up` others.  memory: measure peak memory too.
 
+    details: also take the step apart: recording, kernels over floors.
     limits: of the machine, None to leave floors out.  peers: names from `PEERS` to time as well.
     """
 
     repeats: int = 7
     warm_up: int = 3
     memory: bool = True
+    details: bool = True
     limits: Ceilings | None = None
     peers: tuple[str, ...] = ()
     seed: int = 0
 
 
 def measure(
-    name: str, row: Row, gradient: str, settings: Settings, told: Callable[[str], None] = lambda what: None
+    name: str,
+    row: Row,
+    gradient: str,
+    settings: Settings,
+    told: Callable[[str], None] = lambda what: None,
+    **variation: Any,
 ) -> dict[str, Any]:
     """Stock against accelerated, as plain data; nothing is timed where they disagree.
 
     With "window" both sides use the fast sigmoid of slope 25, accelerated with half-width 0.1, and gradients
     are checked against the stock network with the same cut. The others use snnTorch's default surrogate.
-    told: hears what is being done.
+    told: hears what is being done.  variation: `kind` and `half_width` of `build`.
     """
     told("weights")
-    models = build(row, gradient, settings.seed)
+    models = build(row, gradient, settings.seed, **variation)
     x, labels, fast = models.x, models.labels, models.fast
     told("check")
     agreement = compare(models.reference, fast, x, labels)
@@ -64,32 +71,38 @@ def measure(
     }
     if not result["agrees"]:
         return result
-    nets: dict[str, Trainable] = {"stock": models.stock, "accelerated": fast}
-    result["peers"] = {}
-    for peer in settings.peers:
-        told(peer)
-        found, net = _checked_peer(peer, models)
-        result["peers"][peer] = found
+    result |= _speed(models, settings, told)
+    if settings.details:
+        told("recording")
+        result["recording"] = recording_time(fast, x, labels)
+        told("kernels")
+        result["kernels"] = kernel_times(fast, x, labels, settings.limits)
+    result["layers"] = [dict(vars(layer)) for layer in sparse_backend.stats(fast)]
+    if settings.memory:
+        told("memory")
+        result["peak_memory"] = peak_memory(row, gradient, models.stock.state_dict(), settings.seed)
+    return result
+
+
+def _speed(models: Models, settings: Settings, told: Callable[[str], None]) -> dict[str, Any]:
+    """Timings of both sides and of those peers that are there and pass their own check."""
+    nets: dict[str, Trainable] = {"stock": models.stock, "accelerated": models.fast}
+    peers = {}
+    for name in settings.peers:
+        told(name)
+        peers[name], net = _checked_peer(name, models)
         if net is not None:
-            nets[peer] = net
+            nets[name] = net
     told("timing")
-    samples = interleaved(nets, x, labels, settings.repeats, settings.warm_up)
-    result |= {
+    samples = interleaved(nets, models.x, models.labels, settings.repeats, settings.warm_up)
+    return {
+        "peers": peers,
         "repeats": settings.repeats,
         "samples": samples,
         "seconds": {side: medians(phases) for side, phases in samples.items()},
         # How many times longer each took than the accelerated network.
         "ratios": {side: _ratios(samples, side) for side in samples if side != "accelerated"},
     }
-    told("recording")
-    result["recording"] = recording_time(fast, x, labels)
-    told("kernels")
-    result["kernels"] = kernel_times(fast, x, labels, settings.limits)
-    result["layers"] = [dict(vars(layer)) for layer in sparse_backend.stats(fast)]
-    if settings.memory:
-        told("memory")
-        result["peak_memory"] = peak_memory(row, gradient, models.stock.state_dict(), settings.seed)
-    return result
 
 
 def _ratios(samples: dict[str, Samples], side: str) -> dict[str, dict[str, float]]:

@@ -17,10 +17,11 @@ from .network import Net
 from .rows import Row, make_input
 from .scaling import scale_to_activity
 
-__all__ = ["SLOPE", "Models", "accelerated", "build", "copy_of", "stock_net"]
+__all__ = ["HALF_WIDTH", "SLOPE", "Models", "accelerated", "build", "copy_of", "stock_net"]
 
-_WINDOW = 0.1
+HALF_WIDTH = 0.1
 SLOPE = 25.0
+_SCALING_STEPS = 500
 
 
 @dataclass
@@ -41,34 +42,39 @@ class Models:
     scaled: list[tuple[float, float]]
 
 
-def stock_net(row: Row, gradient: str) -> Net:
-    """snnTorch's default surrogate; for a window the paper's fast sigmoid."""
-    return Net(row, snntorch.surrogate.fast_sigmoid(SLOPE) if gradient == "window" else None)
+def stock_net(row: Row, gradient: str, kind: type[Net] = Net) -> Net:
+    """snnTorch's default surrogate; for a window the paper's fast sigmoid. kind: of training loop."""
+    return kind(row, snntorch.surrogate.fast_sigmoid(SLOPE) if gradient == "window" else None)
 
 
 def copy_of(net: Net, gradient: str) -> Net:
     """A stock network with the same weights, whatever the given one has run."""
-    copied = stock_net(net.row, gradient)
+    copied = stock_net(net.row, gradient, type(net))
     copied.load_state_dict(net.state_dict())
     return copied
 
 
-def accelerated(net: Net, gradient: str) -> tuple[Net, Report]:
-    """An accelerated copy."""
+def accelerated(net: Net, gradient: str, half_width: float = HALF_WIDTH) -> tuple[Net, Report]:
+    """An accelerated copy of a network that has not run yet. half_width: of the window."""
     fast = copy.deepcopy(net)
-    window = _WINDOW if gradient == "window" else None
+    window = half_width if gradient == "window" else None
     return fast, sparse_backend.accelerate(fast, gradient=gradient, strict=True, backward_threshold=window)
 
 
-def build(row: Row, gradient: str, seed: int = 0) -> Models:
+def build(
+    row: Row, gradient: str, seed: int = 0, kind: type[Net] = Net, half_width: float = HALF_WIDTH
+) -> Models:
     """All of them with the same weights, and their input."""
     torch.manual_seed(seed)
     x, labels = make_input(row, torch.Generator().manual_seed(seed))
-    stock = stock_net(row, gradient)
-    scaled = scale_to_activity(stock, x, row.active) if row.active is not None else []
-    fast, report = accelerated(stock, gradient)
+    stock = stock_net(row, gradient, kind)
+    scaled = []
+    if row.active is not None:
+        scaled = scale_to_activity(stock, x[:_SCALING_STEPS], row.active)
+        stock = copy_of(stock, gradient)
+    fast, report = accelerated(stock, gradient, half_width)
     reference = stock
     if gradient == "window":
-        reference = Net(row, surrogates.fast_sigmoid(SLOPE).windowed(_WINDOW))
+        reference = kind(row, surrogates.fast_sigmoid(SLOPE).windowed(half_width))
         reference.load_state_dict(stock.state_dict())
     return Models(row, gradient, x, labels, stock, fast, reference, report, scaled)

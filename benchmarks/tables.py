@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from .timing import PHASES, Ratio
+from .worst import TARGET
 
-__all__ = ["show"]
+__all__ = ["show", "show_sweep", "show_worst"]
 
 
 def show(console: Console, result: dict[str, Any], title: str) -> None:
@@ -36,6 +37,51 @@ def show(console: Console, result: dict[str, Any], title: str) -> None:
         console.print(_kernels(result))
 
 
+def show_sweep(console: Console, results: list[dict[str, Any]], over: str) -> None:
+    """Print a sweep: a line per value."""
+    sides = list(next((r["seconds"] for r in results if r["agrees"]), {}))
+    table = Table(title=f"step, ms, over {over}; gradient {results[0]['gradient']}", title_justify="left")
+    for head in (over, *sides, "stock / accelerated", "active", "input density"):
+        table.add_column(head, justify="right")
+    for result in results:
+        if not result["agrees"]:
+            table.add_row(f"{result['value']:g}", "differs", style="red")
+            continue
+        seconds = result["seconds"]
+        table.add_row(
+            f"{result['value']:g}",
+            *(f"{1e3 * seconds[side]['step']:.2f}" if side in seconds else "-" for side in sides),
+            str(Ratio(**result["ratios"]["stock"]["step"])),
+            "/".join(_percent(layer["active_fraction"]) for layer in result["layers"]),
+            _percent(result["input_density"]),
+        )
+    console.print(table)
+
+
+def show_worst(console: Console, results: list[dict[str, Any]]) -> None:
+    """Print accelerated time over stock's, by the medians and in the best and worst repeat."""
+    table = Table(title=f"accelerated / stock, target at most {TARGET}", title_justify="left")
+    for head in ("case", "gradient", "stock, ms", "accelerated, ms", "step", "range", "spikes differ in"):
+        table.add_column(head, justify="left" if head in ("case", "gradient") else "right")
+    for result in results:
+        agreement = result["agreement"]
+        flips = f"{agreement['diverged']} of {agreement['batch']}"
+        if not result["agrees"]:
+            table.add_row(result["row"], result["gradient"], "differs", "", "", "", flips, style="red")
+            continue
+        step = result["ratios"]["stock"]["step"]
+        slower = 1 / step["median"]
+        table.add_row(
+            *(result["row"], result["gradient"]),
+            *(f"{1e3 * result['seconds'][side]['step']:.2f}" for side in ("stock", "accelerated")),
+            f"{slower:.2f}x",
+            f"{1 / step['high']:.2f}-{1 / step['low']:.2f}",
+            flips,
+            style="yellow" if slower > TARGET else None,
+        )
+    console.print(table)
+
+
 def _timings(result: dict[str, Any], title: str) -> Table:
     table = Table(title=title, title_justify="left")
     for head in ("", *PHASES):
@@ -59,9 +105,11 @@ def _activity(result: dict[str, Any]) -> list[str]:
 
 def _peer(name: str, peer: dict[str, Any]) -> str:
     if peer["missing"]:
-        return f"{name}: left out; {peer['missing'].splitlines()[0]}"
+        return f"{name}: left out; {peer['missing']}"
     if not peer["agrees"]:
-        return f"{name}: differs from stock, left out; {peer['agreement'] or 'gradients are missing'}"
+        found = peer["agreement"]
+        difference = f"gradients by {found['gradient']:.1e}" if found else "gradients are missing"
+        return f"{name}: differs from stock, left out; {difference}"
     agreement = peer["agreement"]
     if agreement is None:
         return f"{name}: {peer['note']}; only its shapes are compared"
