@@ -15,6 +15,7 @@ from .floors import Ceilings
 from .kernels import kernel_times
 from .memory import peak_memory
 from .models import Models, build, copy_of
+from .network import Net
 from .peers import PEERS, UnavailableError
 from .recording import recording_time
 from .rows import Row
@@ -70,18 +71,22 @@ def measure(
         "surrogates": [layer.surrogate for layer in models.report if layer.surrogate],
     }
     if not result["agrees"]:
-        return result
+        return result | {"layers": _layers(fast)}
     result |= _speed(models, settings, told)
     if settings.details:
         told("recording")
         result["recording"] = recording_time(fast, x, labels)
         told("kernels")
         result["kernels"] = kernel_times(fast, x, labels, settings.limits)
-    result["layers"] = [dict(vars(layer)) for layer in sparse_backend.stats(fast)]
+    result["layers"] = _layers(fast)
     if settings.memory:
         told("memory")
         result["peak_memory"] = peak_memory(row, gradient, models.stock.state_dict(), settings.seed)
     return result
+
+
+def _layers(fast: Net) -> list[dict[str, Any]]:
+    return [dict(vars(layer)) for layer in sparse_backend.stats(fast)]
 
 
 def _speed(models: Models, settings: Settings, told: Callable[[str], None]) -> dict[str, Any]:
