@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import shutil
-import subprocess
-import sysconfig
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 from hypothesis import settings
+from native import host_build
 
-ROOT = Path(__file__).resolve().parents[1]
+from sparse_backend.ops import backend, cuda_place
 
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
@@ -42,41 +38,20 @@ def pytest_runtest_teardown() -> None:
 
 
 @pytest.fixture(scope="session")
-def host_module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """The module `_cuda` with its kernels as host loops, undefined behaviour trapped."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ is needed to build the CUDA kernels for the host")
-    pybind11 = pytest.importorskip("pybind11", reason="pybind11 is needed for the host build")
-    target = tmp_path_factory.mktemp("cuda_shim") / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
-    sources = [
-        str(ROOT / "src_cuda/bindings_cuda.cpp"),
-        "-x",
-        "c++",
-        str(ROOT / "src_cuda/cuda/neuron_scan.cu"),
-    ]
-    includes = [
-        str(ROOT / "tests/native/cuda_shim"),
-        pybind11.get_include(),
-        sysconfig.get_path("include"),
-    ]
-    flags = [
-        "-std=c++17",
-        "-O1",
-        "-fPIC",
-        "-shared",
-        "-fvisibility=hidden",
-        "-ffp-contract=off",
-        "-Wall",
-        "-Wextra",
-    ]
-    flags += ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-fno-sanitize=vptr"]
-    flags += ['-DSPARSE_BACKEND_ARCHITECTURES="host"', "-Werror"]
-    command = [compiler, *flags, *(f"-isystem{path}" for path in includes), *sources, "-o", str(target)]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    spec = importlib.util.spec_from_file_location("_cuda", target)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def host_module() -> ModuleType:
+    """The module `_cuda` with its kernels built for the host (native/cuda_shim): undefined behaviour is
+    trapped.
+
+    With SPARSE_BACKEND_SHIM=address in the environment also addresses are checked; the process must have
+    libasan preloaded then.
+    """
+    return host_build.load(os.environ.get("SPARSE_BACKEND_SHIM", "undefined"))
+
+
+@pytest.fixture
+def on_host(host_module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Send every layer, on any device, through ops/cuda.py with the kernels built for the host."""
+    monkeypatch.setattr(cuda_place, "native", lambda: host_module)
+    monkeypatch.setattr(backend, "_on_cuda", lambda x: x.numel() > 0)
+    monkeypatch.setenv("SPARSE_BACKEND_NATIVE", "0")
+    return host_module

@@ -44,20 +44,27 @@ def _warn_once(cause: str) -> None:
         )
 
 
+def _on_cuda(x: Tensor) -> bool:
+    """Whether the tensor lies where the CUDA kernels run."""
+    if x.device.type != "cuda" or x.numel() == 0:
+        return False
+    from . import cuda_place
+
+    return cuda_place.available()
+
+
 def _module(layer: Layer) -> ModuleType:
     """The implementation for this layer: cpu or cuda where their kernels apply, else reference."""
     if layer.m0.dtype not in _DTYPES or layer.m0.numel() == 0:
         return reference
-    device = layer.m0.device.type
-    if device == "cpu" and native() is not None:
+    if layer.m0.device.type == "cpu" and native() is not None:
         from . import cpu
 
         return cpu
-    if device == "cuda":
+    if _on_cuda(layer.m0):
         from . import cuda
 
-        if cuda.available():
-            return cuda
+        return cuda
     return reference
 
 
@@ -84,7 +91,13 @@ def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int
 def compress(x: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
     """(ptr, idx, val) of a dense `[T, B, N_in]` input if driving the feed by its events is worth it, else
     None."""
-    if x.device.type != "cpu" or x.dtype not in _DTYPES or x.numel() == 0 or native() is None:
+    if x.numel() == 0:
+        return None
+    if _on_cuda(x):
+        from . import cuda
+
+        return cuda.compress(x)
+    if x.device.type != "cpu" or x.dtype not in _DTYPES or native() is None:
         return None
     from . import cpu
 
@@ -92,6 +105,11 @@ def compress(x: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
 
 
 def to_dense(carrier: Tensor, ptr: Tensor, idx: Tensor, val: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """The events as a dense `[T, B, N]` tensor of the carrier's dtype."""
+    if carrier.dtype in _DTYPES and _on_cuda(carrier):
+        from . import cuda
+
+        return cuda.to_dense(ptr, idx, val, shape, carrier.dtype)
     if carrier.device.type == "cpu" and carrier.dtype in _DTYPES and native() is not None:
         from . import cpu
 
@@ -101,6 +119,10 @@ def to_dense(carrier: Tensor, ptr: Tensor, idx: Tensor, val: Tensor, shape: tupl
 
 def gather(dense: Tensor, ptr: Tensor, idx: Tensor) -> Tensor:
     """The entries of a `[T, B, N]` tensor at the events, `[E]`."""
+    if dense.dtype in _DTYPES and _on_cuda(dense):
+        from . import cuda
+
+        return cuda.gather(dense, ptr, idx)
     if dense.device.type == "cpu" and dense.dtype in _DTYPES and native() is not None:
         from . import cpu
 

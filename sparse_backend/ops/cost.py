@@ -46,4 +46,8 @@ def choices(layer: Layer, out: LayerOutputs) -> dict[str, str]:
         from . import cpu
 
         return {"backend": implementation, **cpu.forms(layer, out)}
+    if implementation == "cuda":
+        from . import cuda
+
+        return {"backend": implementation, **cuda.forms(layer, out)}
     return {"backend": implementation}

@@ -1,114 +1,250 @@
-"""The layer operator on a CUDA device: the neuron scan is one native launch, the rest is torch on the device.
+"""The layer operator on the native CUDA kernels (src_cuda/cuda/): device addresses and a stream in, events
+out.
 
-The scan walks all time steps with the state in registers (src_cuda/cuda/neuron_scan.cu). Event lists come
-from torch's own compaction and the backward pass is the reference's; native kernels for both can take their
-place behind the same functions.
+Forward is one launch over all time steps, backward one reverse scan per chunk of steps with lambda of the
+chunk in L2. Everything runs on the current stream of the layer's device. The sizes of event lists are the
+only thing that the host waits for, once per layer and once per dense input. While a CUDA graph is captured,
+where it cannot wait, lists have room for every entry, products take their event forms, and a dense input
+stays dense.
+
+torch does what it does best: matrix products where they are cheaper than events (cuda_cost.py), running sums
+of counts, transposes of weights, sums over the batch.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
-from types import ModuleType
-from typing import Any
-
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from ..torch_private import read_pointer
-from . import events, reference
-from .contract import COEFFICIENTS, Layer, LayerGradients, LayerOutputs, OutputGradients
+from . import cuda_place
+from .contract import COEFFICIENTS, NEEDS, Layer, LayerGradients, LayerOutputs, OutputGradients
+from .cuda_lists import ScanLists, compress, gather, to_dense
+from .cuda_place import available, dtype_code, module, place
+from .cuda_products import ChunkProducts, by_events, dense_input, forms, transposed
+from .native_call import Call
 
-__all__ = ["available", "backward", "forward", "native"]
+__all__ = ["available", "backward", "compress", "forms", "forward", "gather", "to_dense"]
 
-
-@functools.cache
-def native() -> ModuleType | None:
-    """The native CUDA module, or None when it was not built. Importing it touches no device."""
-    try:
-        return importlib.import_module("sparse_backend._cuda")
-    except ImportError:
-        return None
-
-
-def available() -> bool:
-    """Whether the native kernels can run: the module was built and torch sees a device."""
-    return native() is not None and torch.cuda.is_available()
+_CARRIERS = ("membrane", "gain", "synapse")
+_CARRIER_BITS = {name: 1 << bit for bit, name in enumerate(_CARRIERS)}
 
 
 def forward(layer: Layer) -> LayerOutputs:
     """See `sparse_backend::layer` in schema.py."""
-    spec, like = layer.spec, layer.m0
-    out = LayerOutputs.empty(layer)
-    out.m_last = torch.empty_like(like)
-    if spec.poles == 2:
-        out.i_last = torch.empty_like(like)
-    if layer.want_membrane:
-        out.membrane = like.new_empty(layer.shape)
-    u = like.new_empty(layer.shape) if layer.lists_active else None
-    fired = torch.empty(layer.shape, dtype=torch.uint8, device=like.device) if spec.fires else None
-    _scan(layer, out, u, fired)
-    if fired is None:
-        return out
-    graded = layer.coefficients.graded
-    z = fired.to(like.dtype) * graded
-    if layer.want_spikes:
-        out.spikes = z
-    out.ptr, out.idx, out.val = events.compress(z)
-    if u is not None:
-        out.aptr, out.aidx = events.from_mask(reference.active_entries(spec, layer, u))
-        out.au = events.gather(u, out.aptr, out.aidx)
-    if layer.carrier_dense:
-        out.carrier = like.new_zeros(()).expand(layer.shape)
-    elif u is not None:
-        out.carrier = events.gather(z, out.aptr, out.aidx)
-    return out
+    with _full_precision(layer):
+        return _forward(layer)
 
 
 def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int) -> LayerGradients:
     """See `sparse_backend::layer_backward` in schema.py."""
-    return reference.backward(layer, out, grads)
+    with _full_precision(layer):
+        return _backward(layer, out, grads, needs)
 
 
-def _scan(layer: Layer, out: LayerOutputs, u: Tensor | None, fired: Tensor | None) -> None:
-    module, spec, like = native(), layer.spec, layer.m0
-    assert module is not None
+def _full_precision(layer: Layer) -> torch.autocast:
+    """Products in the dtype of the state, whatever autocast is in force around the operator."""
+    return torch.autocast(layer.m0.device.type, enabled=False)
+
+
+def _describe(layer: Layer, need_input: bool) -> Call:
+    """The layer in the terms of the native module; `need_input` when its input current will be evaluated."""
+    native, spec, dtype = module(), layer.spec, layer.m0.dtype
     steps, batch, width = layer.shape
-    current = reference.input_current(layer)
-    if width > 1 and current.stride(-1) != 1:
-        current = current.contiguous()
-    alive: list[Tensor] = [current]
-    codes: dict[str, Any] = {
-        "dtype": module.FLOAT32 if like.dtype == torch.float32 else module.FLOAT64,
-        "steps": steps,
-        "batch": batch,
-        "width": width,
+    numbers = (*spec.surrogate.params, 0.0, 0.0)
+    call = Call(
+        dtype=dtype_code(dtype),
+        steps=steps,
+        batch=batch,
+        width=width,
+        inputs=layer.inputs,
+        fires=spec.fires,
+        poles=spec.poles,
         **spec.codes(),
-        "poles": spec.poles,
-        "fires": spec.fires,
-        "stream": torch.cuda.current_stream(like.device).cuda_stream,
-        "spikes_bytes": True,
-    }
-
-    def place(name: str, value: Tensor | None, stem: str) -> None:
-        if value is not None and value.numel():
-            strides = {f"{stem}_stride_t": value.stride(0), f"{stem}_stride_b": value.stride(1)}
-            codes.update({name: read_pointer(value), **strides})
-
-    def read(name: str, value: Tensor) -> None:
-        alive.append(value.to(like.dtype).contiguous())
-        codes[name] = read_pointer(alive[-1]) if alive[-1].numel() else 0
-
-    place("current", current, "current")
-    place("membrane_out", out.membrane, "membrane")
-    place("spikes", fired, "spikes")
-    place("u_out", u, "u")
+        surrogate=native.SURROGATES[spec.surrogate.kind],
+        surrogate_p0=numbers[0],
+        surrogate_p1=numbers[1],
+        surrogate_window=spec.surrogate.window,
+        gradient=native.GRADIENTS[layer.gradient],
+        level=layer.level,
+        key=layer.key,
+        **place(layer.m0.device),
+    )
     for name, value in zip(COEFFICIENTS, layer.coefficients.tensors(), strict=True):
-        read(name, value)
-        codes[f"{name}_per_neuron"] = value.dim() > 0
-    read("m0", like)
-    read("i0", layer.i0)
-    codes["m_last"] = out.m_last.data_ptr()
-    codes["i_last"] = out.i_last.data_ptr() if out.i_last.numel() else 0
-    with torch.cuda.device(like.device):
-        module.neuron_scan(module.scan(**codes))
+        call.read(name, value, dtype)
+        call.fields[f"{name}_per_neuron"] = value.dim() > 0
+    for name, state in (("m0", layer.m0), ("i0", layer.i0), ("cuts", layer.cuts)):
+        call.read(name, state)
+    if need_input:
+        _pass_input(call, layer)
+    return call
+
+
+def _pass_input(call: Call, layer: Layer) -> None:
+    dtype = layer.m0.dtype
+    if layer.weight is None:
+        call.read_strided("current", dense_input(layer), dtype)
+    elif by_events(layer):
+        call.read("in_ptr", layer.in_ptr)
+        call.read("in_idx", layer.in_idx)
+        call.read("in_val", layer.in_val, dtype)
+        call.read("weight_t", transposed(layer.weight, dtype))
+        call.read("bias", layer.bias, dtype)
+    else:
+        bias = None if layer.bias is None else layer.bias.to(dtype)
+        call.read_strided(
+            "current", functional.linear(dense_input(layer), layer.weight.to(dtype), bias), dtype
+        )
+
+
+def _carriers(layer: Layer) -> int:
+    return sum(bit for name, bit in _CARRIER_BITS.items() if layer.learns(name))
+
+
+def _forward(layer: Layer) -> LayerOutputs:
+    spec, like = layer.spec, layer.m0
+    out = LayerOutputs.empty(layer)
+    call = _describe(layer, need_input=True)
+    out.m_last = call.write("m_last", torch.empty_like(like))
+    if spec.poles == 2:
+        out.i_last = call.write("i_last", torch.empty_like(like))
+    if layer.want_membrane:
+        out.membrane = call.write_strided("membrane_out", like.new_empty(layer.shape))
+    if layer.want_spikes and spec.fires:
+        out.spikes = call.write_strided("spikes", like.new_empty(layer.shape))
+    if not spec.fires:
+        module().forward_scan(module().layer(**call.fields))
+        return out
+    carriers = _carriers(layer) if layer.lists_active and not layer.exact_reset else 0
+    count = carriers.bit_count()
+    if count:
+        out.tails = like.new_empty((2, count, *like.shape))
+        call.write("carrier_m_last", out.tails[0])
+        call.write("carrier_i_last", out.tails[1])
+    call.fields["carriers"] = carriers
+    _make_lists(layer, call, count, out)
+    if layer.carrier_dense:
+        out.carrier = like.new_zeros(()).expand(layer.shape)
+    return out
+
+
+def _make_lists(layer: Layer, call: Call, carriers: int, out: LayerOutputs) -> None:
+    """Run the scan of a neuron that fires, and pack what it leaves into the lists of `out`."""
+    steps, batch, width = layer.shape
+    names = ["spikes"]
+    if layer.lists_active:
+        names.append("active")
+        if layer.spec.post in ("subtract", "zero") and not layer.exact_reset:
+            names.append("resets")
+    lanes = int(module().LANES)
+    fixed = cuda_place.capturing(layer.m0.device)
+    room = lanes * steps if fixed else max(lanes, lanes * steps // 4)
+    while True:
+        lists = ScanLists.empty(layer, names, carriers, room)
+        lists.describe(call)
+        module().forward_scan(module().layer(**call.fields))
+        pointers = lists.pointers()
+        if fixed:
+            sizes, valued = [steps * batch * width] * len(names), 1
+            break
+        *sizes, most, valued = torch.cat([ptr[-1:] for ptr in pointers.values()] + [lists.summary]).tolist()
+        if most <= room:
+            break
+        room = most
+    size = dict(zip(names, sizes, strict=True))
+    out.ptr = pointers["spikes"]
+    out.idx, out.val = lists.write_spikes(out.ptr, size["spikes"], bool(valued))
+    if "active" in size:
+        out.aptr = pointers["active"]
+        out.aidx, out.au, out.sensitivities, value = lists.write_active(out.aptr, size["active"])
+        if not layer.carrier_dense:
+            out.carrier = value
+    if "resets" in size:
+        out.rptr = pointers["resets"]
+        out.ridx = lists.write_resets(out.rptr, size["resets"])
+
+
+def _recomputes(layer: Layer, grads: OutputGradients) -> bool:
+    """Whether the reverse scan recomputes the trajectory: sigma' is dense, or a learned decay meets a
+    gradient at every membrane, whose sensitivities are not kept."""
+    dense_membranes = _carriers(layer) != 0 and (not layer.spec.fires or grads.membrane is not None)
+    return layer.active_dense or layer.exact_reset or dense_membranes
+
+
+def _checkpoints(layer: Layer, call: Call) -> Tensor:
+    """The state before every 16th step `[ceil(T/16), poles, B, N]`, from a forward scan that writes nothing
+    else."""
+    blocks = -(-layer.steps // int(module().BLOCK_STEPS))
+    points = layer.m0.new_empty((blocks, layer.spec.poles, *layer.m0.shape))
+    call.write("checkpoints", points)
+    module().forward_scan(module().layer(**call.fields))
+    return points
+
+
+def _dense_spike_gradient(layer: Layer, grads: OutputGradients) -> Tensor | None:
+    """dL/dz `[T, B, N]` from the outputs that carry it densely, or None."""
+    dense = grads.spikes
+    if grads.carrier is not None and layer.carrier_dense:
+        dense = grads.carrier if dense is None else dense + grads.carrier
+    return dense
+
+
+def _reverse(layer: Layer, out: LayerOutputs, grads: OutputGradients, recompute: bool) -> Call:
+    """What every chunk of the reverse scan reads."""
+    dtype = layer.m0.dtype
+    scan = Call(recompute=recompute, drawn=layer.exact_reset)
+    lists = {"active_ptr": out.aptr, "active_idx": out.aidx, "active_u": out.au}
+    if not recompute:
+        lists |= {"spike_ptr": out.ptr, "spike_idx": out.idx, "reset_ptr": out.rptr, "reset_idx": out.ridx}
+        lists |= {"active_carriers": out.sensitivities}
+    for name, value in lists.items():
+        scan.read(name, value)
+    if grads.carrier is not None and not layer.carrier_dense:
+        scan.read("g_active", grads.carrier, dtype)
+    scan.read_strided("g_spikes", _dense_spike_gradient(layer, grads), dtype)
+    scan.read_strided("g_membrane", grads.membrane, dtype)
+    scan.read("g_m_last", grads.m_last, dtype)
+    scan.read("g_i_last", grads.i_last, dtype)
+    return scan
+
+
+def _backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int) -> LayerGradients:
+    native, like = module(), layer.m0
+    wants = {name: bool(needs & bit) for name, bit in NEEDS.items()}
+    recompute = _recomputes(layer, grads)
+    call = _describe(layer, need_input=recompute)
+    if recompute:
+        _checkpoints(layer, call)
+    elif wants["coefficients"] and out.tails.numel():
+        call.fields["carriers"] = _carriers(layer)
+        call.read("carrier_m_last", out.tails[0])
+        call.read("carrier_i_last", out.tails[1])
+    scan = _reverse(layer, out, grads, recompute)
+    result = LayerGradients.empty(layer)
+    learned = [name for name in COEFFICIENTS if wants["coefficients"] and layer.learns(name)]
+    total = wants["bias"] or (wants["source"] and layer.constant and layer.weight is None)
+    sums = like.new_zeros((len(native.SUMS), *like.shape))
+    scan.write("sums", sums)
+    scan.fields["wanted"] = sum(1 << native.SUMS[name] for name in [*learned, *["current"] * total])
+    if wants["m0"]:
+        result.m0 = scan.write("d_m0", torch.empty_like(like))
+    if wants["i0"] and layer.spec.poles == 2:
+        result.i0 = scan.write("d_i0", torch.empty_like(like))
+    elif wants["i0"]:
+        result.i0 = torch.zeros_like(layer.i0)
+    scan.write("mu", torch.empty_like(like))
+    scan.write("carry", torch.empty_like(like))
+    products = ChunkProducts(layer, wants, result)
+    described = native.layer(**call.fields)
+    for begin, end in products.chunks():
+        fields = scan.fields | products.lambda_fields(begin, end)
+        native.reverse_scan(described, native.reverse(**fields, begin=begin, end=end))
+        products.add(begin, end)
+    products.finish()
+    if wants["coefficients"]:
+        result.coefficients = sums[1:].sum(1)
+    if wants["bias"]:
+        result.bias = sums[0].sum(0)
+    if wants["source"] and layer.constant and layer.weight is None:
+        result.source = sums[0].to(layer.source.dtype)
+    return result

@@ -214,7 +214,9 @@ def _save_positions(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _to_dense_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return (backend.gather(grad, *ctx.saved_tensors) if ctx.packed else grad, *([None] * 8))
+    # The kernels have no second derivative; indexing in torch has.
+    gather = events.gather if torch.is_grad_enabled() else backend.gather
+    return (gather(grad, *ctx.saved_tensors) if ctx.packed else grad, *([None] * 8))
 
 
 def _register(name: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:

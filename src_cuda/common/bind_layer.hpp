@@ -19,13 +19,13 @@ py::object from_keywords(const py::kwargs& fields) {
     return object;
 }
 
-template <auto member>
-void coefficient(py::class_<Layer>& type, const std::string& name) {
+template <auto member, class T, class... Bases>
+void coefficient(py::class_<T, Bases...>& type, const std::string& name) {
     type.def_property(
-        name.c_str(), [](const Layer& layer) { return (layer.*member).address; },
-        [](Layer& layer, int64_t address) { (layer.*member).address = address; });
-    type.def_property((name + "_per_neuron").c_str(), [](const Layer& layer) { return (layer.*member).per_neuron; },
-                      [](Layer& layer, bool per_neuron) { (layer.*member).per_neuron = per_neuron; });
+        name.c_str(), [](const T& object) { return (object.*member).address; },
+        [](T& object, int64_t address) { (object.*member).address = address; });
+    type.def_property((name + "_per_neuron").c_str(), [](const T& object) { return (object.*member).per_neuron; },
+                      [](T& object, bool per_neuron) { (object.*member).per_neuron = per_neuron; });
 }
 
 inline py::class_<Layer> bind_layer(py::module_& m) {

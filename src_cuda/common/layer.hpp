@@ -6,7 +6,7 @@
 
 namespace sparse_backend {
 
-enum DType : int { float32 = 0, float64 = 1, uint8 = 2, boolean = 3 };
+enum DType : int { float32 = 0, float64 = 1, uint8 = 2, boolean = 3, float16 = 4, bfloat16 = 5 };
 
 // Addresses are integers (0: absent); field names are those that Python sets.
 struct Coefficient {

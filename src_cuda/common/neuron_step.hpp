@@ -49,6 +49,8 @@ struct ReverseOutput {
 
 template <Integrator integrator, int poles, Pre pre, Post post>
 struct Neuron {
+    static constexpr Pre pre_reset = pre;
+    static constexpr Post post_reset = post;
     static constexpr bool euler = integrator == Integrator::euler;
     static constexpr bool two_poles = poles == 2;
     static constexpr bool uses_reset = pre != Pre::none || post == Post::subtract || post == Post::zero;

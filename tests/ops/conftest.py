@@ -8,12 +8,14 @@ import torch
 from sparse_backend.ops import backend
 
 
-@pytest.fixture(params=["reference", "native"])
+@pytest.fixture(params=["reference", "native", "cuda"])
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run a test on plain torch and on the native kernels."""
+    """Run a test on plain torch, on the native CPU kernels, and on the CUDA kernels built for the host."""
     name: str = request.param
     if name == "reference":
         monkeypatch.setenv("SPARSE_BACKEND_NATIVE", "0")
+    elif name == "cuda":
+        request.getfixturevalue("on_host")
     elif backend.native() is None:
         pytest.skip("the native CPU module was not built")
     return name

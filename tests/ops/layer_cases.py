@@ -4,7 +4,7 @@ reproduce."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -111,6 +111,28 @@ class Case:
             torch.randn(steps, batch, width, dtype=dtype),
             torch.randn(steps, batch, width, dtype=dtype) if membrane_gradient or not spec.fires else None,
             torch.randn(spec.poles, batch, width, dtype=dtype),
+        )
+
+    def to(self, device: str) -> Case:
+        """A copy with leaves of its own on a device."""
+
+        def moved(value: Tensor) -> Tensor:
+            return value.detach().to(device).requires_grad_(value.requires_grad)
+
+        return replace(
+            self,
+            feed=None
+            if self.feed is None
+            else LinearFeed(
+                moved(self.feed.weight), None if self.feed.bias is None else moved(self.feed.bias)
+            ),
+            source=moved(self.source),
+            neuron=Neuron(self.spec, Coefficients(*map(moved, self.neuron.coefficients.tensors()))),
+            state=tuple(map(moved, self.state)),
+            cuts=self.cuts.to(device),
+            g_spikes=self.g_spikes.to(device),
+            g_membrane=None if self.g_membrane is None else self.g_membrane.to(device),
+            g_state=self.g_state.to(device),
         )
 
     def leaves(self) -> dict[str, Tensor]:

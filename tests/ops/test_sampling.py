@@ -92,6 +92,8 @@ def test_exact_for_the_values_drawn(
     assert_close(case.gradients(out.dense_spikes, out.membrane, out.state), want, 1e-10)
 
 
+# Not on the CUDA kernels: they make the same draws (test_cuda.py), and a thousand runs take long on the host.
+@pytest.mark.parametrize("implementation", ["reference", "native"], indirect=True)
 @pytest.mark.parametrize("surrogate", SURROGATES[:3], ids=str)
 @pytest.mark.parametrize("spec", [SPECS[3], SPECS[5], SPECS[16], SPECS[15]], ids=spec_name)
 def test_mean_over_seeds_is_the_exact_gradient(
