@@ -167,7 +167,11 @@ def _expansion(
     ptr: Tensor, idx: Tensor, val: Tensor | None, dense: Tensor, sizes: tuple[int, int, int], begin: int
 ) -> Any:
     steps, batch, width = sizes
-    fields = {"ptr": read_pointer(ptr), "idx": read_pointer(idx), "dense": read_pointer(dense)}
+    fields: dict[str, Any] = {
+        "ptr": read_pointer(ptr),
+        "idx": read_pointer(idx),
+        "dense": read_pointer(dense),
+    }
     fields |= {"stride_t": dense.stride(0), "stride_b": dense.stride(1), "dtype": dtype_code(dense.dtype)}
     fields |= {"steps": steps, "batch": batch, "width": width, "begin": begin, "end": begin + dense.shape[0]}
     fields["val"] = read_pointer(val) if val is not None and val.numel() else 0
