@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ..options import native_allowed
+
 __all__ = ["available", "capturing", "dtype_code", "module", "native", "place"]
 
 
@@ -27,8 +29,8 @@ def module() -> Any:
 
 
 def available() -> bool:
-    """Whether the native kernels can run: the module was built and torch sees a device."""
-    return native() is not None and torch.cuda.is_available()
+    """Whether the native kernels can run: allowed, the module was built, and torch sees a device."""
+    return native_allowed() and native() is not None and torch.cuda.is_available()
 
 
 def place(device: torch.device) -> dict[str, int]:

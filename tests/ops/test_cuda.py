@@ -366,6 +366,7 @@ def test_bad_arguments_are_named(host_module: ModuleType, changes: dict[str, int
         host_module.forward_scan(host_module.layer(**fields(**changes)))
 
 
+@pytest.mark.host
 def test_failed_launches_name_operator_and_kernel(host_module: ModuleType) -> None:
     with pytest.raises(RuntimeError, match="cudaSetDevice: invalid device ordinal"):
         host_module.forward_scan(host_module.layer(**fields(device=7)))
@@ -390,9 +391,9 @@ def test_device_equals_the_host(spec: NeuronSpec, rule: GradientRule) -> None:
     case = Case.random(
         spec, S.atan(2.0), steps=50, batch=5, inputs=64, width=70, density=0.03, input_gradient=False
     )
-    out = case.run(rule)
-    want = case.gradients(out.dense_spikes, out.membrane, out.state)
-    there = case.to("cuda")
+    here, there = case.to("cpu"), case.to("cuda")
+    out = here.run(rule)
+    want = here.gradients(out.dense_spikes, out.membrane, out.state)
     out = there.run(rule)
     got = {
         name: value.cpu()
