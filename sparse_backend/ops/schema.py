@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import backend, replay
+from . import backend, events, replay
 from .contract import COEFFICIENTS, NEEDS, Layer, LayerGradients, LayerOutputs, OutputGradients
 
 __all__ = ["layer", "layer_backward", "run", "to_dense"]

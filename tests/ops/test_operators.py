@@ -99,6 +99,22 @@ def test_second_derivatives(
     assert_close(penalty(None, dense=False), penalty(None, dense=True), 1e-9)
 
 
+def test_second_derivative_of_to_dense(implementation: str) -> None:
+    case = Case.random(SPECS[3], S.fast_sigmoid(5.0), steps=5, learn=False, membrane_gradient=False)
+    out = run_layer(
+        case.source, case.feed, case.neuron, case.state, steps=5, rule=GradientRule("window", 0.3)
+    )
+    assert out.spikes is not None and out.spikes.aptr is not None
+    factor = torch.randn(5, 3, 5, dtype=torch.float64, requires_grad=True)
+    loss = (out.spikes.to_dense() * factor).sum()
+    (packed,) = torch.autograd.grad(loss, out.spikes.carrier, create_graph=True)
+    (found,) = torch.autograd.grad(packed.square().sum(), factor)
+    active = torch.zeros_like(found, dtype=torch.bool)
+    row = torch.repeat_interleave(torch.arange(15), out.spikes.aptr.diff())
+    active[row % 5, row // 5, out.spikes.aidx.long()] = True  # type: ignore[union-attr]
+    assert torch.equal(found, torch.where(active, 2 * factor, 0))
+
+
 def arguments(**changes: Any) -> dict[str, Any]:
     zero = torch.zeros(())
     values: dict[str, Any] = {
