@@ -37,8 +37,10 @@ def window_half_width(options: Options, neuron: Neuron) -> float:
     """`backward_threshold`, or 0.2 of the mean distance from rest to threshold, in membrane units."""
     if options.backward_threshold is not None:
         return options.backward_threshold
-    distance = neuron.coefficients.threshold.detach() - neuron.coefficients.leak.detach()
-    return _WINDOW * float(distance.abs().mean())
+    threshold, leak = neuron.coefficients.threshold, neuron.coefficients.leak
+    if threshold.dim() or leak.dim():
+        return _WINDOW * float((threshold.detach() - leak.detach()).abs().mean())
+    return _WINDOW * abs(float(threshold) - float(leak))
 
 
 @dataclass

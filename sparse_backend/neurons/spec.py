@@ -7,12 +7,13 @@ these fields.
 from __future__ import annotations
 
 import functools
+import operator
 from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
+from ..constants import number
 from ..errors import ArgumentError
 from . import surrogates
 from .surrogates import Surrogate
@@ -81,6 +82,10 @@ class NeuronSpec:
     def codes(self) -> dict[str, int]:
         """The structure as the numbers of src_cuda/common/spec.hpp, which lists the names in the same
         order."""
+        return self._codes
+
+    @functools.cached_property
+    def _codes(self) -> dict[str, int]:
         return {
             "integrator": get_args(Integrator).index(self.integrator),
             "pre": get_args(PreReset).index(self.pre),
@@ -89,6 +94,10 @@ class NeuronSpec:
 
     def encode(self) -> str:
         """A canonical string for operator schemas; `decode` is its inverse."""
+        return self._encoded
+
+    @functools.cached_property
+    def _encoded(self) -> str:
         surrogate = self.surrogate
         numbers = ",".join(value.hex() for value in (*surrogate.params, surrogate.window))
         structure = f"{self.integrator}/{self.poles}/{self.pre}/{self.post}/{int(self.fires)}"
@@ -140,7 +149,10 @@ class Coefficients:
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The seven tensors in field order, as operators take them."""
-        return tuple(getattr(self, field.name) for field in fields(self))
+        return _coefficients(self)
+
+
+_coefficients = operator.attrgetter(*(field.name for field in fields(Coefficients)))
 
 
 @dataclass(frozen=True)
@@ -154,4 +166,4 @@ class Neuron:
 def _as(value: Tensor | float, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value if value.dtype == like.dtype and value.device == like.device else value.to(like)
-    return torch.tensor(value, dtype=like.dtype, device=like.device)
+    return number(value, like)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import warnings
 from types import ModuleType
 
@@ -16,6 +17,7 @@ from .contract import Layer, LayerGradients, LayerOutputs, OutputGradients
 __all__ = ["backward", "compress", "forward", "gather", "name", "native", "to_dense"]
 
 _DTYPES = (torch.float32, torch.float64)
+_NATIVE = "sparse_backend._cpu"
 _warned = False
 
 
@@ -25,7 +27,7 @@ def native() -> ModuleType | None:
     if not native_allowed():
         return None
     try:
-        return importlib.import_module("sparse_backend._cpu")
+        return sys.modules.get(_NATIVE) or importlib.import_module(_NATIVE)
     except ImportError as error:
         _warn_once(str(error))
         return None

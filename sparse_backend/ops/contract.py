@@ -7,12 +7,14 @@ in these terms.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..constants import empty
 from ..neurons import Coefficients, NeuronSpec, decode
 from . import events
 
@@ -170,15 +172,18 @@ class LayerOutputs:
 
     @classmethod
     def empty(cls, layer: Layer) -> LayerOutputs:
-        """All outputs empty, each its own tensor (operators may not return aliases)."""
-        integer = {"ptr": torch.int64, "idx": torch.int32, "aptr": torch.int64, "aidx": torch.int32}
-        integer |= {"rptr": torch.int64, "ridx": torch.int32}
+        """All outputs empty."""
+        value, long, short = (empty(layer.m0, dtype) for dtype in (None, torch.int64, torch.int32))
         return cls(
-            **{field.name: layer.m0.new_empty(0, dtype=integer.get(field.name)) for field in fields(cls)}
+            *(value, value, value, value, value, long, short, value),
+            *(long, short, value, value, value, long, short),
         )
 
     def flat(self) -> tuple[Tensor, ...]:
-        return tuple(getattr(self, field.name) for field in fields(self))
+        return _output_fields(self)
+
+
+_output_fields = operator.attrgetter(*(field.name for field in fields(LayerOutputs)))
 
 
 @dataclass
@@ -205,7 +210,7 @@ class LayerGradients:
 
     @classmethod
     def empty(cls, layer: Layer) -> LayerGradients:
-        return cls(*(layer.m0.new_empty(0) for _ in fields(cls)))
+        return cls(*[empty(layer.m0)] * len(fields(cls)))
 
     @classmethod
     def for_input(cls, layer: Layer, lam: Tensor) -> LayerGradients:

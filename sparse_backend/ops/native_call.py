@@ -38,13 +38,13 @@ class Call:
     def read(self, name: str, value: Tensor | None, dtype: torch.dtype | None = None) -> None:
         """Pass a contiguous copy-free view of value, of the given dtype."""
         if value is not None and value.numel():
-            self.fields[name] = read_pointer(self._keep(value.to(dtype or value.dtype).contiguous()))
+            self.fields[name] = read_pointer(self._keep(_dense(value, dtype)))
 
     def read_strided(self, name: str, value: Tensor | None, dtype: torch.dtype) -> None:
         """Pass a `[T, B, N]` tensor by its address and its time and batch strides."""
         if value is None:
             return
-        value = value.to(dtype)
+        value = value if value.dtype is dtype else value.to(dtype)
         if value.shape[-1] > 1 and value.stride(-1) != 1:
             value = value.contiguous()
         self._place(name, read_pointer(self._keep(value)), value)
@@ -68,6 +68,12 @@ class Call:
     def _keep(self, value: Tensor) -> Tensor:
         self._alive.append(value)
         return value
+
+
+def _dense(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    if dtype is not None and value.dtype is not dtype:
+        value = value.to(dtype)
+    return value if value.is_contiguous() else value.contiguous()
 
 
 def density(layer: Layer) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..constants import empty
 from ..errors import ArgumentError, ArgumentTypeError
 from ..neurons import Neuron
 from . import backend, cost
@@ -119,7 +120,7 @@ def run_layer(
     _check(source, feed, neuron, state, steps, cuts)
     spec = neuron.spec
     m0 = state[0]
-    i0 = state[1] if spec.poles == 2 else m0.new_empty(0)
+    i0 = state[1] if spec.poles == 2 else empty(m0)
     weight, bias = (feed.weight, feed.bias) if feed is not None else (None, None)
     packed: tuple[Tensor | None, ...] = (None,) * 5
     if isinstance(source, PackedSpikes):
@@ -130,7 +131,7 @@ def run_layer(
         if tensor.dim() == 3 and weight is not None and not tensor.requires_grad:
             found = backend.compress(tensor.detach())
         if found is not None:
-            tensor, packed = m0.new_empty(0), (*found, None, None)
+            tensor, packed = empty(m0), (*found, None, None)
         elif weight is not None and (
             tensor.dim() == 2 or not spec.fires or all_active(spec, rule.mode, rule.level)
         ):
@@ -148,7 +149,7 @@ def run_layer(
         *(tensor, *packed, weight, bias, *coefficients, m0, i0, cuts),
         *(steps, spec.encode(), rule.mode, rule.level, rule.key, learn, want_spikes, want_membrane),
     )
-    out = LayerOutputs(*run_operator(*args))
+    out = run_operator(*args)
     return _describe(Layer.from_arguments(*args), out, spike_dtype or m0.dtype)
 
 
