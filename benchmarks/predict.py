@@ -19,7 +19,25 @@ from rich.table import Table
 
 from .rows import ROWS, Row
 
-__all__ = ["H100", "Device", "Kernel", "Prediction", "crossover", "main", "predict"]
+__all__ = ["FUNCTIONS", "H100", "Device", "Kernel", "Prediction", "crossover", "main", "predict"]
+
+FUNCTIONS = {
+    "mark_entries": "input",
+    "count_rows": "lists",
+    "write_entries": "input",
+    "forward_scan": "forward scan",
+    "write_spikes": "lists",
+    "write_active": "lists",
+    "write_resets": "lists",
+    "reverse_scan": "reverse scan",
+    "count_inputs": "dW",
+    "group_inputs": "dW",
+    "weight_gradient": "dW",
+    "input_gradient": "dx where active",
+    "scatter": "to and from dense",
+    "gather": "to and from dense",
+}
+"""The native module's functions, and the group of predicted kernels that each belongs to."""
 
 _RESULTS = Path(__file__).parent / "results"
 _FLOAT = 4.0
@@ -61,37 +79,38 @@ H100 = Device()
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel, or a chain of like ones.
+    """One kernel, or a chain of like ones; group: of `FUNCTIONS`.
 
     Bound by the largest of its bytes from device memory, its bytes from L2, its instructions, and the
     dependent chain of its longest warp; launches add to it.
     """
 
-    name: str
+    layer: str
+    group: str
     memory: float = 0.0
     l2: float = 0.0
     instructions: float = 0.0
     chain: float = 0.0
     launches: int = 1
 
-    def seconds(self, device: Device) -> float:
-        work = (
-            self.memory / device.memory,
-            self.l2 / device.l2,
-            self.instructions / (device.schedulers * device.clock),
-            self.chain,
-        )
-        return max(work) + self.launches * device.launch
-
-    def bound(self, device: Device) -> str:
-        """What decides: "memory", "L2", "issue", "latency" or "launches"."""
-        terms = {
+    def _terms(self, device: Device) -> dict[str, float]:
+        return {
             "memory": self.memory / device.memory,
             "L2": self.l2 / device.l2,
             "issue": self.instructions / (device.schedulers * device.clock),
             "latency": self.chain,
-            "launches": self.launches * device.launch,
         }
+
+    def work(self, device: Device) -> float:
+        """Seconds without the launches."""
+        return max(self._terms(device).values())
+
+    def seconds(self, device: Device) -> float:
+        return self.work(device) + self.launches * device.launch
+
+    def bound(self, device: Device) -> str:
+        """What decides: "memory", "L2", "issue", "latency" or "launches"."""
+        terms = self._terms(device) | {"launches": self.launches * device.launch}
         return max(terms, key=terms.__getitem__)
 
 
@@ -141,9 +160,7 @@ def predict(row: Row, spikes: Sequence[float], device: Device = H100) -> Predict
 def _compress(row: Row, rows: float) -> Kernel:
     entries, events = rows * row.widths[0], (row.density or 0.01) * rows * row.widths[0]
     # The dense input is read once for its bits, the bits twice; an index is written per event.
-    return Kernel(
-        "input: bits, count, write", memory=_FLOAT * entries + 3 * entries / 8 + 4 * events, launches=4
-    )
+    return Kernel("input", "input", memory=_FLOAT * entries + 3 * entries / 8 + 4 * events, launches=4)
 
 
 def _forward(
@@ -157,13 +174,14 @@ def _forward(
     instructions = warps * steps * (60 + 6 * per_step)
     listed = active * rows * width
     scan = Kernel(
-        f"{name}: forward scan",
+        name,
+        "forward scan",
         memory=_FLOAT * listed + 2 * rows * width / 8,
         l2=_FLOAT * events * width,
         instructions=instructions,
         chain=chain,
     )
-    lists = Kernel(f"{name}: event lists", memory=4 * rows * width / 8 + 20 * listed, launches=7)
+    lists = Kernel(name, "lists", memory=4 * rows * width / 8 + 20 * listed, launches=7)
     return [scan, lists]
 
 
@@ -175,20 +193,22 @@ def _backward(
     chunks = -(-steps // chunk)
     listed = active * rows * width
     scan = Kernel(
-        f"{name}: reverse scan",
+        name,
+        "reverse scan",
         memory=12 * listed,
         l2=_FLOAT * rows * width + 12 * listed,
         instructions=warps * steps * 60,
         chain=steps * H100.step_latency + steps / 16 * 2 * H100.load_latency,
         launches=chunks,
     )
-    weight = Kernel(f"{name}: dW", l2=_FLOAT * events * width, memory=16 * events, launches=chunks + 3)
+    weight = Kernel(name, "dW", l2=_FLOAT * events * width, memory=16 * events, launches=chunks + 3)
     found = [scan, weight]
     if below:
         # A row of lambda serves every entry of its (t, b); a row of W^T per active entry.
         found.append(
             Kernel(
-                f"{name}: dx where active",
+                name,
+                "dx where active",
                 l2=_FLOAT * (below + rows) * width,
                 memory=8 * below,
                 launches=chunks,
@@ -232,7 +252,10 @@ def _show(console: Console, name: str, found: Prediction, device: Device) -> Non
         table.add_column(head, justify="left" if head in ("kernel", "bound by") else "right")
     for kernel in (*found.forward, *found.backward):
         table.add_row(
-            kernel.name, f"{1e6 * kernel.seconds(device):.0f}", kernel.bound(device), str(kernel.launches)
+            f"{kernel.layer}: {kernel.group}",
+            f"{1e6 * kernel.seconds(device):.0f}",
+            kernel.bound(device),
+            str(kernel.launches),
         )
     forward, backward = found.totals(device)
     console.print(table)

@@ -9,7 +9,7 @@ from benchmarks.rows import ROWS
 
 
 def test_a_kernel_is_bound_by_its_largest_term() -> None:
-    kernel = Kernel("copy", memory=3e9, l2=1e9, instructions=1e6, launches=2)
+    kernel = Kernel("input", "input", memory=3e9, l2=1e9, instructions=1e6, launches=2)
     assert kernel.bound(H100) == "memory"
     assert kernel.seconds(H100) == pytest.approx(1e-3 + 2 * H100.launch)
 
