@@ -7,11 +7,13 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from sparse_backend.options import GRADIENT_MODES
 
-from .commands import run_rows, run_sweep, run_worst
+from .commands import run_gpu, run_rows, run_sweep, run_worst
+from .device import OPEN_NEUROMORPHIC
 from .peers import PEERS
 from .rows import ROWS
 from .sweep import SWEEPS
@@ -31,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    commands = parser.add_subparsers(title="what to measure", required=True, metavar="{cpu,sweep,worst}")
+    commands = parser.add_subparsers(title="what to measure", required=True, metavar="{cpu,gpu,sweep,worst}")
     rows = _command(commands, "cpu", run_rows, "the networks of README.md, taken apart into kernels")
     rows.add_argument(
         "--config",
@@ -42,6 +44,21 @@ def _parser() -> argparse.ArgumentParser:
     _add_gradients(rows, GRADIENT_MODES)
     _add_peers(rows)
     rows.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
+    gpu = _command(
+        commands, "gpu", run_gpu, "the same networks on a GPU, and one large layer with dense input"
+    )
+    known = {**ROWS, **OPEN_NEUROMORPHIC}
+    gpu.add_argument(
+        "--config",
+        type=_names("row", known),
+        default=tuple(name for name in known if name != "S-small"),
+        help=f"rows, separated by commas, of {', '.join(known)} (all but S-small)",
+    )
+    gpu.add_argument(
+        "--device", type=torch.device, default=torch.device("cuda"), help="cpu rehearses it (cuda)"
+    )
+    _add_gradients(gpu, GRADIENT_MODES)
+    _add_peers(gpu)
     sweep = _command(commands, "sweep", run_sweep, "step time against one quantity, on a small network")
     sweep.add_argument("--over", choices=list(SWEEPS), required=True, help="what to vary")
     sweep.add_argument(

@@ -57,7 +57,7 @@ def compare(stock: Comparable, other: Comparable, x: Tensor, labels: Tensor) -> 
     with torch.no_grad():
         expected, _ = stock(x, record_all=True)
         found, _ = other(x, record_all=True)
-    same = torch.ones(len(labels), dtype=torch.bool)
+    same = torch.ones_like(labels, dtype=torch.bool)
     for a, b in zip(expected, found, strict=True):
         same &= (a == b).flatten(2).all(dim=2).all(dim=0)
     if not same.any():

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import native
-from .cpu import Settings, measure
+from .device import OPEN_NEUROMORPHIC
 from .floors import Ceilings, ceilings
+from .measure import Settings, measure
 from .plots import draw_rows, draw_sweep
 from .results import write
 from .rows import ROWS
@@ -22,7 +24,7 @@ from .sweep import SWEEPS, sweep
 from .tables import show, show_sweep, show_worst
 from .worst import worst, worst_count
 
-__all__ = ["run_rows", "run_sweep", "run_worst"]
+__all__ = ["run_gpu", "run_rows", "run_sweep", "run_worst"]
 
 
 def run_rows(chosen: argparse.Namespace, console: Console) -> int:
@@ -30,17 +32,36 @@ def run_rows(chosen: argparse.Namespace, console: Console) -> int:
     limits = _limits(console)
     memory = not chosen.no_memory
     settings = Settings(chosen.repeats, chosen.warm_up, memory, limits=limits, peers=chosen.peers)
+    return _run_pairs(chosen, console, "cpu", settings)
+
+
+def run_gpu(chosen: argparse.Namespace, console: Console) -> int:
+    """`gpu`: the same on a device. Returns: the exit code."""
+    if chosen.device.type == "cuda" and not torch.cuda.is_available():
+        console.print("torch sees no GPU; `python -m sparse_backend doctor` says why")
+        return 2
+    settings = Settings(
+        *(chosen.repeats, chosen.warm_up),
+        memory=False,
+        details=False,
+        peers=chosen.peers,
+        device=chosen.device,
+    )
+    return _run_pairs(chosen, console, "gpu", settings)
+
+
+def _run_pairs(chosen: argparse.Namespace, console: Console, kind: str, settings: Settings) -> int:
     pairs = list(itertools.product(chosen.config, chosen.gradient))
     results = []
     with _progress(console, len(pairs)) as (told, done):
         for name, gradient in pairs:
-            row = ROWS[name]
+            row = (ROWS | OPEN_NEUROMORPHIC)[name]
             title = f"{name}: {row.title}, T = {row.steps}, B = {row.batch}, gradient {gradient}"
             told(title)
             results.append(measure(name, row, gradient, settings, lambda what: told(what)))
             show(console, results[-1], title)
             done()
-    return _finish(results, "cpu", chosen, console, draw_rows, limits)
+    return _finish(results, kind, chosen, console, draw_rows, settings.limits)
 
 
 def run_sweep(chosen: argparse.Namespace, console: Console) -> int:

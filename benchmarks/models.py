@@ -49,7 +49,7 @@ def stock_net(row: Row, gradient: str, kind: type[Net] = Net) -> Net:
 
 def copy_of(net: Net, gradient: str) -> Net:
     """A stock network with the same weights, whatever the given one has run."""
-    copied = stock_net(net.row, gradient, type(net))
+    copied = stock_net(net.row, gradient, type(net)).to(next(net.parameters()).device)
     copied.load_state_dict(net.state_dict())
     return copied
 
@@ -62,12 +62,17 @@ def accelerated(net: Net, gradient: str, half_width: float = HALF_WIDTH) -> tupl
 
 
 def build(
-    row: Row, gradient: str, seed: int = 0, kind: type[Net] = Net, half_width: float = HALF_WIDTH
+    row: Row,
+    gradient: str,
+    seed: int = 0,
+    kind: type[Net] = Net,
+    half_width: float = HALF_WIDTH,
+    device: torch.device | str = "cpu",
 ) -> Models:
-    """All of them with the same weights, and their input."""
+    """All of them with the same weights, and their input, on one device."""
     torch.manual_seed(seed)
-    x, labels = make_input(row, torch.Generator().manual_seed(seed))
-    stock = stock_net(row, gradient, kind)
+    x, labels = (value.to(device) for value in make_input(row, torch.Generator().manual_seed(seed)))
+    stock = stock_net(row, gradient, kind).to(device)
     scaled = []
     if row.active is not None:
         scaled = scale_to_activity(stock, x[:_SCALING_STEPS], row.active)
@@ -75,6 +80,6 @@ def build(
     fast, report = accelerated(stock, gradient, half_width)
     reference = stock
     if gradient == "window":
-        reference = kind(row, surrogates.fast_sigmoid(SLOPE).windowed(half_width))
+        reference = kind(row, surrogates.fast_sigmoid(SLOPE).windowed(half_width)).to(device)
         reference.load_state_dict(stock.state_dict())
     return Models(row, gradient, x, labels, stock, fast, reference, report, scaled)

@@ -19,7 +19,17 @@ from rich.table import Table
 
 from .rows import ROWS, Row
 
-__all__ = ["FUNCTIONS", "H100", "Device", "Kernel", "Prediction", "crossover", "main", "predict"]
+__all__ = [
+    "FUNCTIONS",
+    "H100",
+    "Device",
+    "Kernel",
+    "Prediction",
+    "crossover",
+    "group_seconds",
+    "main",
+    "predict",
+]
 
 FUNCTIONS = {
     "mark_entries": "input",
@@ -28,7 +38,6 @@ FUNCTIONS = {
     "forward_scan": "forward scan",
     "write_spikes": "lists",
     "write_active": "lists",
-    "write_resets": "lists",
     "reverse_scan": "reverse scan",
     "count_inputs": "dW",
     "group_inputs": "dW",
@@ -155,6 +164,15 @@ def predict(row: Row, spikes: Sequence[float], device: Device = H100) -> Predict
         stock_forward=layers * steps * device.stock_forward,
         stock_backward=layers * steps * device.stock_backward,
     )
+
+
+def group_seconds(row: Row, spikes: Sequence[float], device: Device = H100) -> dict[str, float]:
+    """Seconds of each group of native functions in one training step, launches left out."""
+    found: dict[str, float] = {}
+    prediction = predict(row, spikes, device)
+    for kernel in (*prediction.forward, *prediction.backward):
+        found[kernel.group] = found.get(kernel.group, 0.0) + kernel.work(device)
+    return found
 
 
 def _compress(row: Row, rows: float) -> Kernel:

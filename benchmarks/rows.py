@@ -19,7 +19,7 @@ class Row:
 
     widths: from input to output.  steps: T.  batch: B.
     coding: "spikes" are random, of the given density; "direct" feeds the same images at every step; "rate"
-        draws spikes from images, with their brightness as probability.
+        draws spikes from images, with their brightness as probability; "dense" is random numbers.
     active: fraction of a layer's entries with |u - threshold| < 0.1 that its weights are scaled to, None to
         leave them as initialised.
     loss: on the counted output spikes, or summed over the output's membrane potential of each step.
@@ -32,7 +32,7 @@ class Row:
     batch: int
     density: float | None = None
     active: float | None = None
-    coding: Literal["spikes", "direct", "rate"] = "spikes"
+    coding: Literal["spikes", "direct", "rate", "dense"] = "spikes"
     loss: Literal["count", "membrane"] = "count"
     channels: tuple[int, ...] = ()
 
@@ -68,6 +68,9 @@ def make_input(row: Row, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         assert row.density is not None
         spikes = torch.rand((row.steps, row.batch, *shape), generator=generator) < row.density
         return spikes.float(), torch.randint(row.widths[-1], (row.batch,), generator=generator)
+    if row.coding == "dense":
+        values = torch.rand((row.steps, row.batch, *shape), generator=generator)
+        return values, torch.randint(row.widths[-1], (row.batch,), generator=generator)
     images, labels = load_digits(return_X_y=True)
     small = torch.as_tensor(images[: row.batch] / 16).float().view(-1, 1, 8, 8)
     large = functional.interpolate(small, (row.side, row.side), mode="bilinear").reshape(-1, *shape)

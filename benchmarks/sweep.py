@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .cpu import Settings, measure
+from .measure import Settings, measure
 from .models import build
 from .rows import Row
 

@@ -27,14 +27,18 @@ def show(console: Console, result: dict[str, Any], title: str) -> None:
         + (", ".join(f"{entry['gain']:.2f}" for entry in result["gains"]) or "none"),
     ]
     if result["agrees"]:
-        lines += [*_activity(result), _recording(result["recording"])]
+        lines += _activity(result)
+        if "recording" in result:
+            lines.append(_recording(result["recording"]))
         if "peak_memory" in result:
             lines.append(_memory(result["peak_memory"]))
         lines += [_peer(name, peer) for name, peer in result["peers"].items()]
         lines.append(f"medians of {result['repeats']} training steps, ratios with their range over the steps")
     console.print("\n".join(lines), markup=False, highlight=False)
-    if result["agrees"]:
+    if "kernels" in result:
         console.print(_kernels(result))
+    if "functions" in result:
+        console.print(_functions(result))
 
 
 def show_sweep(console: Console, results: list[dict[str, Any]], over: str) -> None:
@@ -146,6 +150,24 @@ def _kernels(result: dict[str, Any]) -> Table:
             f"{1e3 * inside:.2f}" if entry["native"] else "-",
             "-" if entry["floor"] is None else f"{1e3 * entry['floor']:.2f}",
             "-" if entry["over_floor"] is None else f"{entry['over_floor']:.1f}x",
+        )
+    return table
+
+
+def _functions(result: dict[str, Any]) -> Table:
+    """On a GPU: device time of the native functions of one step, against what was predicted."""
+    table = Table(title="native functions of a step, us on the device", title_justify="left")
+    for head in ("", "time", "calls", "predicted", "over prediction"):
+        table.add_column(head, justify="right" if head else "left")
+    predicted = result.get("predicted", {})
+    for group, entry in result["functions"].items():
+        floor = predicted.get(group)
+        table.add_row(
+            group,
+            f"{1e6 * entry['seconds']:.0f}",
+            f"{entry['calls']:.0f}",
+            f"{1e6 * floor:.0f}" if floor else "-",
+            f"{entry['seconds'] / floor:.1f}x" if floor else "-",
         )
     return table
 

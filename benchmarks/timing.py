@@ -47,23 +47,18 @@ def interleaved(
     repeats: int,
     warm_up: int,
     told: Callable[[], None] = lambda: None,
+    synchronise: Callable[[], None] = lambda: None,
 ) -> dict[str, Samples]:
-    """Seconds of each phase of a training step, per network. told: called after each step."""
+    """Seconds of each phase of a training step, per network. told: called after each step.
+
+    synchronise: waits for the device, before each look at the clock.
+    """
     # A rate that moves nothing: the activity stays what it was scaled to.
     optimizers = {name: torch.optim.Adam(net.parameters(), lr=1e-9) for name, net in nets.items()}
     seconds: dict[str, Samples] = {name: {phase: [] for phase in PHASES} for name in nets}
     for repeat in range(-warm_up, repeats):
         for name, net in nets.items():
-            optimizer = optimizers[name]
-            optimizer.zero_grad()
-            times = [time.perf_counter()]
-            loss = net.loss_of(x, labels)
-            times.append(time.perf_counter())
-            loss.backward()
-            times.append(time.perf_counter())
-            optimizer.step()
-            times.append(time.perf_counter())
-            del loss
+            times = _step(net, optimizers[name], x, labels, synchronise)
             told()
             if repeat < 0:
                 continue
@@ -71,6 +66,31 @@ def interleaved(
             for phase, span in zip(PHASES, [*spans, times[-1] - times[0]], strict=True):
                 seconds[name][phase].append(span)
     return seconds
+
+
+def _step(
+    net: Trainable,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    labels: Tensor,
+    synchronise: Callable[[], None],
+) -> list[float]:
+    """The clock before a training step and after each of its phases."""
+    optimizer.zero_grad()
+    times = []
+
+    def look() -> None:
+        synchronise()
+        times.append(time.perf_counter())
+
+    look()
+    loss = net.loss_of(x, labels)
+    look()
+    loss.backward()
+    look()
+    optimizer.step()
+    look()
+    return times
 
 
 def medians(samples: Samples) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from .cpu import Settings, measure
+from .measure import Settings, measure
 from .network import Net
 from .rows import ROWS, Row
 

@@ -1,4 +1,7 @@
-"""SpikingJelly in multi-step mode, on its torch backend."""
+"""SpikingJelly in multi-step mode; its version 2 has its own CUDA or Triton kernels for the neurons on a GPU.
+
+Which one is its own choice, unless the variable SJ_LIF_CUDA_IMPLEMENTATION says cuda, triton or torch.
+"""
 
 from __future__ import annotations
 

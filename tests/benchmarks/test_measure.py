@@ -7,15 +7,18 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import cpu
+from benchmarks import measure
+from benchmarks.__main__ import main
 from benchmarks.check import compare
 from benchmarks.floors import Ceilings
 from benchmarks.models import build
+from benchmarks.predict import FUNCTIONS
 from benchmarks.results import write
 from benchmarks.rows import ROWS, Row
 from benchmarks.tables import show
@@ -34,8 +37,8 @@ ROWS_IN_SMALL = {
 
 @pytest.mark.parametrize("gradient", ["exact", "window", "sampled"])
 def test_a_row_is_checked_and_taken_apart(gradient: str) -> None:
-    settings = cpu.Settings(repeats=5, warm_up=1, memory=False, limits=LIMITS)
-    result = cpu.measure("tiny", SPIKES, gradient, settings)
+    settings = measure.Settings(repeats=5, warm_up=1, memory=False, limits=LIMITS)
+    result = measure.measure("tiny", SPIKES, gradient, settings)
     assert result["agrees"]
     for side in ("stock", "accelerated"):
         assert len(result["samples"][side]["step"]) == 5
@@ -49,15 +52,15 @@ def test_a_row_is_checked_and_taken_apart(gradient: str) -> None:
 
 @pytest.mark.parametrize("name", ROWS_IN_SMALL)
 def test_every_kind_of_row_runs(name: str) -> None:
-    settings = cpu.Settings(repeats=5, warm_up=1, memory=False)
-    result = cpu.measure(name, ROWS_IN_SMALL[name], "exact", settings)
+    settings = measure.Settings(repeats=5, warm_up=1, memory=False)
+    result = measure.measure(name, ROWS_IN_SMALL[name], "exact", settings)
     assert result["agrees"], result["agreement"]
 
 
 @needs_kernels
 def test_each_layer_has_a_forward_and_a_backward_kernel_with_a_floor() -> None:
-    settings = cpu.Settings(repeats=5, warm_up=1, memory=False, limits=LIMITS)
-    kernels = cpu.measure("tiny", SPIKES, "window", settings)["kernels"]
+    settings = measure.Settings(repeats=5, warm_up=1, memory=False, limits=LIMITS)
+    kernels = measure.measure("tiny", SPIKES, "window", settings)["kernels"]
     named = {entry["kernel"]: entry for entry in kernels}
     for name in (
         "compress 60",
@@ -76,8 +79,8 @@ def test_a_wrong_gradient_prints_no_speed(
         parameter.register_hook(lambda grad: grad * 1.01)
         return models
 
-    monkeypatch.setattr(cpu, "build", wrong)
-    result = cpu.measure("tiny", SPIKES, "exact", cpu.Settings(repeats=5))
+    monkeypatch.setattr(measure, "build", wrong)
+    result = measure.measure("tiny", SPIKES, "exact", measure.Settings(repeats=5))
     assert not result["agrees"] and "seconds" not in result and "ratios" not in result
     show(Console(), result, "tiny")
     printed = capsys.readouterr().out
@@ -106,7 +109,7 @@ def test_diverged_elements_are_counted_and_left_out() -> None:
 def test_peak_memory_is_that_of_one_step() -> None:
     row = replace(ROWS["S-small"], active=None, batch=16)
     models = build(row, "window")
-    peaks = cpu.peak_memory(row, "window", models.stock.state_dict(), 0)
+    peaks = measure.peak_memory(row, "window", models.stock.state_dict(), 0)
     # Spikes, membrane potentials and surrogate derivatives of two hidden layers at every step.
     assert peaks["stock"] is not None and peaks["stock"] > 2 * 3 * 4 * 100 * 16 * 200
     assert peaks["accelerated"] is not None and peaks["accelerated"] < peaks["stock"]
@@ -123,3 +126,34 @@ def test_ratio_has_the_range_of_its_repeats() -> None:
     found = ratio([4.0, 6.0, 5.0], [1.0, 2.0, 1.0])
     assert (found.median, found.low, found.high) == (5.0, 3.0, 5.0)
     assert str(found) == "5.0x (3.0-5.0)"
+
+
+def test_the_gpu_command_can_be_rehearsed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "gpu.json"
+    small = ["--config", "C", "--gradient", "exact", "--device", "cpu", "--repeats", "5", "--warm-up", "0"]
+    assert main(["gpu", *small, "--output", str(out)]) == 0
+    assert json.loads(out.read_text())["results"][0]["row"] == "C"
+    assert "accelerated" in capsys.readouterr().out
+
+
+def test_without_a_gpu_the_gpu_command_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert main(["gpu"]) == 2
+    assert "no GPU" in capsys.readouterr().out
+
+
+def test_every_native_cuda_function_has_a_group(host_module: ModuleType) -> None:
+    """Records of arguments are made by functions too, and do no work."""
+    records = {
+        "layer",
+        "reverse",
+        "bit_rows",
+        "dense_input",
+        "spike_list",
+        "active_list",
+        "products",
+        "expansion",
+    }
+    functions = {name for name in dir(host_module) if callable(getattr(host_module, name)) and name.islower()}
+    assert functions - records == set(FUNCTIONS)

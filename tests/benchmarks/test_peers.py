@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import cpu
+from benchmarks import measure
 from benchmarks.check import compare
 from benchmarks.models import build
 from benchmarks.peers import PEERS, Peer, UnavailableError, fused_dense
@@ -20,7 +20,7 @@ ROWS = {
     "rate": Row((256, 10), 5, 4, coding="rate", channels=(3, 4)),
     "one step": Row((60, 24, 5), 1, 8, 0.3, 0.05),
 }
-SETTINGS = cpu.Settings(repeats=5, warm_up=1, memory=False, details=False)
+SETTINGS = measure.Settings(repeats=5, warm_up=1, memory=False, details=False)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the dense program is compiled")
@@ -38,7 +38,7 @@ def test_the_dense_program_gives_stocks_gradients(name: str, gradient: str) -> N
 def test_norse_trains_the_same_shapes() -> None:
     pytest.importorskip("norse")
     for row in ROWS.values():
-        found = cpu.measure("tiny", row, "exact", replace(SETTINGS, peers=("norse",)))
+        found = measure.measure("tiny", row, "exact", replace(SETTINGS, peers=("norse",)))
         assert found["peers"]["norse"] | {"note": ""} == {
             "note": "",
             "missing": None,
@@ -53,7 +53,7 @@ def test_a_missing_peer_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnavailableError, match="no_such_module"):
         PEERS["absent"].build(ROWS["spikes"], build(ROWS["spikes"], "exact").stock, "exact")
     settings = replace(SETTINGS, peers=("absent",))
-    found = cpu.measure("tiny", ROWS["spikes"], "exact", settings)
+    found = measure.measure("tiny", ROWS["spikes"], "exact", settings)
     assert "no_such_module" in found["peers"]["absent"]["missing"] and "absent" not in found["seconds"]
 
 
@@ -61,6 +61,6 @@ def test_a_missing_peer_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_peer_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused_dense, "BETA", 0.9)
     settings = replace(SETTINGS, peers=("fused dense",))
-    found = cpu.measure("tiny", ROWS["membrane"], "exact", settings)
+    found = measure.measure("tiny", ROWS["membrane"], "exact", settings)
     assert not found["peers"]["fused dense"]["agrees"] and "fused dense" not in found["seconds"]
     assert found["agrees"]

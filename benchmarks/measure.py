@@ -1,16 +1,18 @@
-"""One row on the CPU: build, scale, check, time, take apart."""
+"""One row: build, scale, check, time, take apart."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import sparse_backend
 
 from .check import compare
+from .device import synchroniser, take_apart
 from .floors import Ceilings
 from .kernels import kernel_times
 from .memory import peak_memory
@@ -30,6 +32,7 @@ class Settings:
 
     details: also take the step apart: recording, kernels over floors.
     limits: of the machine, None to leave floors out.  peers: names from `PEERS` to time as well.
+    device: where all of it happens; on a GPU its allocator tells the memory, and floors are predictions.
     """
 
     repeats: int = 7
@@ -39,6 +42,7 @@ class Settings:
     limits: Ceilings | None = None
     peers: tuple[str, ...] = ()
     seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 def measure(
@@ -56,7 +60,7 @@ def measure(
     told: hears what is being done.  variation: `kind` and `half_width` of `build`.
     """
     told("weights")
-    models = build(row, gradient, settings.seed, **variation)
+    models = build(row, gradient, settings.seed, device=settings.device, **variation)
     x, labels, fast = models.x, models.labels, models.fast
     told("check")
     agreement = compare(models.reference, fast, x, labels)
@@ -73,6 +77,9 @@ def measure(
     if not result["agrees"]:
         return result | {"layers": _layers(fast)}
     result |= _speed(models, settings, told)
+    if settings.device.type != "cpu":
+        told("memory and kernels")
+        return result | {"layers": _layers(fast)} | take_apart(models, _layers(fast))
     if settings.details:
         told("recording")
         result["recording"] = recording_time(fast, x, labels)
@@ -99,7 +106,10 @@ def _speed(models: Models, settings: Settings, told: Callable[[str], None]) -> d
         if net is not None:
             nets[name] = net
     told("timing")
-    samples = interleaved(nets, models.x, models.labels, settings.repeats, settings.warm_up)
+    samples = interleaved(
+        *(nets, models.x, models.labels, settings.repeats, settings.warm_up),
+        synchronise=synchroniser(settings.device),
+    )
     return {
         "peers": peers,
         "repeats": settings.repeats,
