@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from .errors import ArgumentError
+from .ops.cuda_place import code_for
 from .options import native_allowed
 
 __all__ = ["Finding", "examine", "main"]
@@ -170,29 +171,8 @@ def _gpu() -> Finding:
         return Finding(
             "GPU", "missing", f"{name}; without CUDA kernels its layers run in plain torch, slowly"
         )
-    state, how = code_for(module.ARCHITECTURES, (major, minor))
-    return Finding("GPU", state, f"{name}; {how}")
-
-
-def code_for(architectures: str, capability: tuple[int, int]) -> tuple[State, str]:
-    """Whether a build for `architectures` runs on a device of this compute capability, and how.
-
-    architectures: as CMake writes them, comma-separated: "80-real" is machine code, "90-virtual" is PTX,
-    "90" is both. Machine code runs on its own major version from its minor version on; the driver compiles
-    PTX for any later device when the module is first used (CUDA C++ Programming Guide, "Application
-    compatibility").
-    """
-    wanted = 10 * capability[0] + capability[1]
-    pairs = [entry.partition("-")[::2] for entry in architectures.split(",")]
-    machine = [int(number) for number, kind in pairs if kind != "virtual"]
-    portable = [int(number) for number, kind in pairs if kind != "real"]
-    fitting = [number for number in machine if number // 10 == wanted // 10 and number <= wanted]
-    if fitting:
-        return "ok", f"runs the code built for sm_{max(fitting)}"
-    older = [number for number in portable if number <= wanted]
-    if older:
-        return "ok", f"newer than this build: the driver compiles compute_{max(older)} at first use, once"
-    return "missing", f"none of the code built, for {architectures}, runs on it; layers run in plain torch"
+    fits, how = code_for(module.ARCHITECTURES, (major, minor))
+    return Finding("GPU", "ok" if fits else "missing", f"{name}; {how}")
 
 
 def _environment() -> list[Finding]:

@@ -52,7 +52,7 @@ def _on_cuda(x: Tensor) -> bool:
         return False
     from . import cuda_place
 
-    return cuda_place.available()
+    return cuda_place.available(x.device)
 
 
 def _module(layer: Layer) -> ModuleType:

@@ -11,7 +11,7 @@ import torch
 
 from ..options import native_allowed
 
-__all__ = ["available", "capturing", "dtype_code", "module", "native", "place"]
+__all__ = ["available", "capturing", "code_for", "dtype_code", "module", "native", "place"]
 
 
 @functools.cache
@@ -28,9 +28,35 @@ def module() -> Any:
     return native()
 
 
-def available() -> bool:
-    """Whether the native kernels can run: allowed, the module was built, and torch sees a device."""
-    return native_allowed() and native() is not None and torch.cuda.is_available()
+def code_for(architectures: str, capability: tuple[int, int]) -> tuple[bool, str]:
+    """Whether a build for `architectures` runs on a device of this compute capability, and how.
+
+    architectures: as CMake writes them, comma-separated: "80-real" is machine code, "90-virtual" is PTX,
+    "90" is both. Machine code runs on its own major version from its minor version on; the driver compiles
+    PTX for any later device when the module is first used (CUDA C++ Programming Guide, "Application
+    compatibility").
+    """
+    wanted = 10 * capability[0] + capability[1]
+    pairs = [entry.partition("-")[::2] for entry in architectures.split(",")]
+    machine = [int(number) for number, kind in pairs if kind != "virtual"]
+    portable = [int(number) for number, kind in pairs if kind != "real"]
+    fitting = [number for number in machine if number // 10 == wanted // 10 and number <= wanted]
+    if fitting:
+        return True, f"runs the code built for sm_{max(fitting)}"
+    older = [number for number in portable if number <= wanted]
+    if older:
+        return True, f"newer than this build: the driver compiles compute_{max(older)} at first use, once"
+    return False, f"none of the code built, for {architectures}, runs on it; layers run in plain torch"
+
+
+@functools.cache
+def _fits(device: torch.device) -> bool:
+    return code_for(module().ARCHITECTURES, torch.cuda.get_device_capability(device))[0]
+
+
+def available(device: torch.device) -> bool:
+    """Whether the native kernels can run there: built, for this device too, and not ruled out."""
+    return native_allowed() and native() is not None and torch.cuda.is_available() and _fits(device)
 
 
 def place(device: torch.device) -> dict[str, int]:

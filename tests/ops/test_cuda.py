@@ -382,7 +382,7 @@ def test_installed_module_imports_without_a_device() -> None:
     assert "80" in module.ARCHITECTURES and "90" in module.ARCHITECTURES
 
 
-@pytest.mark.skipif(not cuda.available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(
     "rule", [GradientRule("exact"), GradientRule("window", 0.3), SAMPLED], ids=lambda r: r.mode
 )

@@ -65,6 +65,7 @@ def test_every_feed(
         check(case, surrogate, rule)
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1, 1), (1, 64, 300, 3), (300, 2, 17, 33), (40, 5, 129, 257), (7, 33, 1, 8)]
 )
@@ -109,6 +110,7 @@ def two_layers(rule: GradientRule, below: Case, above: Case, *, packed: bool) ->
     }
 
 
+@pytest.mark.sanitizer
 @pytest.mark.parametrize("graded", [False, True], ids=["unit-spikes", "graded-spikes"])
 @pytest.mark.parametrize(("surrogate", "rule"), RULES, ids=lambda v: getattr(v, "mode", None) or str(v))
 @pytest.mark.parametrize("spec", [SPECS[0], SPECS[5], SPECS[16]], ids=spec_name)
