@@ -17,35 +17,6 @@ using namespace sparse_backend;
 
 namespace {
 
-template <class To, class From>
-void convert(const EventPieces& events, To* out) {
-    for (const EventPieces::Piece& piece : events.pieces) {
-        const From* values = reinterpret_cast<const From*>(piece.values.data());
-        out = std::copy(values, values + piece.idx.size(), out);
-    }
-}
-
-template <class To>
-void write_converted(const Compressed& result, int64_t out) {
-    if (result.all_ones)  // no values were kept
-        std::fill(writable<To>(out), writable<To>(out) + result.events.count, To(1));
-    else if (result.value_dtype == float64)
-        convert<To, double>(result.events, writable<To>(out));
-    else
-        convert<To, float>(result.events, writable<To>(out));
-}
-
-template <class Real>
-void write_graded(const ForwardResult& result, Real* out) {
-    for (const EventPieces::Piece& piece : result.spikes.pieces)
-        for (const int32_t j : piece.idx) *out++ = Real(result.graded[size_t(j)]);
-}
-
-void write_list(const EventPieces& events, int64_t ptr, int64_t idx) {
-    if (ptr) events.write_ptr(writable<int64_t>(ptr));
-    if (idx) events.write_idx(writable<int32_t>(idx));
-}
-
 void bind_gradients(py::module_& m) {
     py::class_<Gradients> type(m, "Gradients", "What reaches a layer's outputs, and where its gradients go.");
     type.def(py::init<>());
@@ -65,43 +36,22 @@ void bind_gradients(py::module_& m) {
 
 void bind_results(py::module_& m) {
     py::class_<ForwardResult>(m, "Forward", "Events of a forward scan, waiting to be written into tensors.")
-        .def_property_readonly("spike_count", [](const ForwardResult& r) { return r.spikes.count; })
-        .def_property_readonly("active_count", [](const ForwardResult& r) { return r.active.count; })
-        .def_property_readonly("reset_count", [](const ForwardResult& r) { return r.resets.count; })
-        .def(
-            "write_spikes",
-            [](const ForwardResult& r, int64_t ptr, int64_t idx, int64_t val) {
-                write_list(r.spikes, ptr, idx);
-                if (val && r.dtype == float64) write_graded(r, writable<double>(val));
-                if (val && r.dtype == float32) write_graded(r, writable<float>(val));
-            },
-            py::arg("ptr"), py::arg("idx"), py::arg("val") = 0, py::call_guard<py::gil_scoped_release>())
-        .def(
-            "write_active",
-            [](const ForwardResult& r, int64_t ptr, int64_t idx, int64_t u, int64_t carriers) {
-                write_list(r.active, ptr, idx);
-                if (u) r.active.write_values(writable<char>(u));
-                if (carriers) r.active.write_extras(writable<char>(carriers));
-            },
-            py::arg("ptr"), py::arg("idx"), py::arg("u") = 0, py::arg("carriers") = 0,
-            py::call_guard<py::gil_scoped_release>())
-        .def(
-            "write_resets", [](const ForwardResult& r, int64_t ptr, int64_t idx) { write_list(r.resets, ptr, idx); },
-            py::arg("ptr"), py::arg("idx"), py::call_guard<py::gil_scoped_release>());
+        .def_property_readonly("spike_count", [](const ForwardResult& r) { return r.spikes.total(); })
+        .def_property_readonly("active_count", [](const ForwardResult& r) { return r.active.total(); })
+        .def_property_readonly("reset_count", [](const ForwardResult& r) { return r.resets.total(); })
+        .def("write_spikes", &ForwardResult::write_spikes, py::arg("ptr"), py::arg("idx"), py::arg("val") = 0,
+             py::call_guard<py::gil_scoped_release>())
+        .def("write_active", &ForwardResult::write_active, py::arg("ptr"), py::arg("idx"), py::arg("u"),
+             py::arg("carriers") = 0, py::arg("z") = 0, py::call_guard<py::gil_scoped_release>())
+        .def("write_resets", &ForwardResult::write_resets, py::arg("ptr"), py::arg("idx"),
+             py::call_guard<py::gil_scoped_release>());
     py::class_<Compressed>(m, "Events", "Non-zero entries of a dense tensor, waiting to be written.")
-        .def_property_readonly("count", [](const Compressed& r) { return r.events.count; })
+        .def_property_readonly("count", [](const Compressed& r) { return r.events.total(); })
         .def_readonly("all_ones", &Compressed::all_ones)
         .def_property_readonly("density",
-                               [](const Compressed& r) { return double(r.events.count) / double(r.entries); })
-        .def(
-            "write",
-            [](const Compressed& r, int64_t ptr, int64_t idx, int64_t val, int val_dtype) {
-                write_list(r.events, ptr, idx);
-                if (val && val_dtype == float64) write_converted<double>(r, val);
-                if (val && val_dtype == float32) write_converted<float>(r, val);
-            },
-            py::arg("ptr"), py::arg("idx"), py::arg("val") = 0, py::arg("val_dtype") = int(float32),
-            py::call_guard<py::gil_scoped_release>());
+                               [](const Compressed& r) { return double(r.events.total()) / double(r.entries); })
+        .def("write", &Compressed::write, py::arg("ptr"), py::arg("idx"), py::arg("val") = 0,
+             py::call_guard<py::gil_scoped_release>());
 }
 
 void bind_memory(py::module_& m) {

@@ -44,9 +44,7 @@ def compress(x: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor] | None:
     dtype = x.dtype if x.dtype.is_floating_point else torch.float32
     ptr, idx = torch.empty(steps * batch + 1, dtype=torch.int64), torch.empty(found.count, dtype=torch.int32)
     val = torch.empty(0 if found.all_ones else found.count, dtype=dtype)
-    found.write(
-        ptr.data_ptr(), idx.data_ptr(), val.data_ptr() if val.numel() else 0, val_dtype=dtype_code(dtype)
-    )
+    found.write(ptr.data_ptr(), idx.data_ptr(), val.data_ptr() if val.numel() else 0)
     return ptr, idx, val
 
 
@@ -118,19 +116,15 @@ def forward(layer: Layer) -> LayerOutputs:
         if count:
             out.sensitivities = like.new_empty((active, count))
         saved = out.sensitivities.data_ptr() if count and active else 0
-        result.write_active(out.aptr.data_ptr(), out.aidx.data_ptr(), out.au.data_ptr(), saved)
+        values = 0
+        if not layer.carrier_dense:
+            values = _set(out, "carrier", like.new_empty(active)).data_ptr()
+        result.write_active(out.aptr.data_ptr(), out.aidx.data_ptr(), out.au.data_ptr(), saved, values)
         if call.fields["want_resets"]:
             out.rptr, out.ridx = out.rptr.new_empty(rows), out.ridx.new_empty(result.reset_count)
             result.write_resets(out.rptr.data_ptr(), out.ridx.data_ptr())
     if layer.carrier_dense:
         out.carrier = like.new_zeros(()).expand(layer.shape)
-    elif listed:
-        out.carrier = like.new_empty(out.aidx.numel())
-        fired = out.au > layer.coefficients.threshold if layer.coefficients.threshold.dim() == 0 else None
-        if fired is None:
-            fired = out.au > layer.coefficients.threshold[out.aidx.long()]
-        graded = layer.coefficients.graded
-        out.carrier = fired.to(like.dtype) * (graded[out.aidx.long()] if graded.dim() else graded)
     return out
 
 

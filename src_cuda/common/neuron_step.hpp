@@ -11,6 +11,12 @@
 namespace sparse_backend {
 namespace SPARSE_BACKEND_VARIANT {
 
+// An overload for a vector of neurons makes the step work on one.
+template <class Real>
+SB_INLINE Real choose(bool when, Real yes, Real no) {
+    return when ? yes : no;
+}
+
 template <class Real>
 struct Coefficients {
     Real membrane, gain, synapse, leak, threshold, reset, graded;
@@ -60,7 +66,7 @@ struct Neuron {
 
     template <class Real>
     static SB_INLINE Real reset_of(const Coefficients<Real>& c, Real m_prev) {
-        return uses_reset ? (m_prev > c.threshold ? Real(1) : Real(0)) : Real(0);
+        return uses_reset ? choose(m_prev > c.threshold, Real(1), Real(0)) : Real(0);
     }
 
     template <class Real>
@@ -121,7 +127,7 @@ struct Neuron {
         step.u = w;
         if (pre == Pre::subtract) step.u = w - step.r * c.threshold;
         if (pre == Pre::wipe) step.u = w - step.r * w;
-        step.s = step.u > c.threshold ? Real(1) : Real(0);
+        step.s = choose(step.u > c.threshold, Real(1), Real(0));
         step.m = step.u;
         if (post == Post::subtract) step.m = step.u - (step.s - step.r) * c.threshold;
         if (post == Post::zero) step.m = step.u - (step.s - step.r) * step.u;

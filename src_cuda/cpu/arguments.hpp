@@ -30,9 +30,12 @@ struct Strided {  // [T, B, N] with a contiguous last axis; null data: absent
     int64_t stride_t, stride_b;
 };
 
+// A layer, or a tile of its neurons: a tile's pointers are to its own first neuron.
 template <class Real>
 struct LayerView {
     int64_t steps, batch, width, padded, inputs;
+    int64_t first, columns;       // of the tile within the layer; neurons of the layer, the stride of [B, N] arrays
+    bool uniform;                 // every coefficient is the same for all neurons, padding included
     Strided<const Real> current;  // absent: the input is the event list times weight_t, plus bias
     EventList<Real> input;
     const Real* weight_t;  // [inputs, padded]
@@ -60,13 +63,15 @@ struct LayerView {
 // A growing list of events; the driver owns the memory and makes room for a whole row at a time.
 struct EventSink {
     int32_t* idx;
-    int64_t count, capacity;
-    int64_t* row_counts;  // [rows]
+    int64_t count;
+    int64_t last;         // the largest count that leaves room for one more row
+    int32_t* row_counts;  // of this batch element, [T]
 };
 
 // What the step leaves as bits, one per neuron.
 struct StepBits {
     uint64_t *fired, *near, *reset;  // u > threshold; u close enough to the threshold; m before the step > threshold
+    uint64_t last;                   // the bits of the last word that are no padding
 };
 
 // One thread's progress through one batch element of the forward scan.
@@ -74,14 +79,14 @@ template <class Real>
 struct ForwardCursor {
     int64_t b, t;
     Real *m, *i;                              // padded state rows
-    Real *current, *u;                        // padded scratch rows
+    Real *current, *u, *z;                    // padded scratch rows
     Real* sum;                                // accumulators of the systematic sampling
     Real *m_prev, *i_prev;                    // previous state, kept for the carriers
     Real *carrier_m, *carrier_i, *carrier_u;  // [carrier_count, padded]
     StepBits bits;
     EventSink spike_sink, active_sink, reset_sink;
-    Real* active_u;         // [active_sink.capacity]
-    Real* active_carriers;  // [active_sink.capacity, carrier_count]
+    Real* active_u;         // as active_sink.idx
+    Real* active_carriers;  // [.., carrier_count]
 };
 
 // What arrives from outside, and where the results go, in both reverse scans.
@@ -153,9 +158,10 @@ struct Kernels {
     void (*dense_reverse)(const LayerView<Real>&, const GradientView<Real>&, const SlotSums<Real>&,
                           ReverseScratch<Real>&, int64_t b);
     bool (*is_supported)(Integrator, int poles, Pre, Post);
-    // Non-zero entries of one row: writes indices and values, returns their number. Without val, -1 where an entry is
-    // not one. The row at ahead is prefetched.
-    int64_t (*compress_row)(const Real* x, const Real* ahead, int64_t n, int32_t* idx, Real* val);
+    // Non-zero entries of rows, `stride` apart: writes indices, values and each row's number, returns the sum. Without
+    // val, -1 where an entry is not one.
+    int64_t (*compress_rows)(const Real* x, int64_t stride, int64_t rows, int64_t n, int32_t* idx, Real* val,
+                             int32_t* counts);
     void (*transpose)(const Real* source, int64_t source_stride, int64_t rows, int64_t columns, Real* target,
                       int64_t target_stride, int64_t filled);
     void (*add_rows)(Real* target, const Real* source, int64_t n);
@@ -164,7 +170,8 @@ struct Kernels {
 struct KernelSet {
     Kernels<float> float32;
     Kernels<double> float64;
-    int64_t (*compress_bytes)(const uint8_t* x, const uint8_t* ahead, int64_t n, int32_t* idx, float* val);
+    int64_t (*compress_bytes)(const uint8_t* x, int64_t stride, int64_t rows, int64_t n, int32_t* idx, float* val,
+                              int32_t* counts);
 };
 
 }  // namespace sparse_backend

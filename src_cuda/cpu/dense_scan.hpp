@@ -20,15 +20,16 @@ void recompute(const LayerView<Real>& layer, const GradientView<Real>& grads, co
                ReverseScratch<Real>& scratch, int64_t b) {
     const int64_t n = layer.padded;
     const SigmaRule<Real> rule = sigma_rule(layer, layer.gradient);
+    const Feed<Real> feed = find_feed(layer);
     ForwardCursor<Real>& cursor = scratch.forward;
     start_state(layer, b, cursor.m, cursor.i);
     if (layer.gradient == Gradient::sampled) start_sampling(layer, b, cursor.sum);
     for (int64_t t = 0; t < layer.steps; ++t) {
         Real* u = scratch.u + t * n;
-        input_row(layer, b, t, t == 0, cursor.current);
+        input_row(layer, feed, b, t, t == 0, cursor.current);
         if (needs_current(grads))
             table.current(layer.coefficients, n, cursor.current, cursor.m, cursor.i, scratch.i_new + t * n);
-        table.step(layer.coefficients, n, cursor.current, cursor.m, cursor.i, u, rule.limit, cursor.bits);
+        table.step(layer, cursor.current, cursor.m, cursor.i, u, rule.limit, cursor.bits);
         if (layer.post != Post::none) store_row(scratch.m + t * n, cursor.m, n);
         if (layer.gradient == Gradient::sampled)
             rule.apply(rule, n, u, layer.coefficients.threshold, cursor.sum, scratch.sigma + t * n);

@@ -1,7 +1,6 @@
 // Drivers between dense tensors and event lists: compress, scatter, gather, transpose.
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <stdexcept>
 #include <type_traits>
 
@@ -12,119 +11,145 @@
 namespace sparse_backend {
 namespace {
 
-// Kernels append in whole vectors, a little past the end.
-constexpr int64_t slack = 16;
-
-// A dense input [T, B, Nin] and the kernel that reads its rows. Byte inputs leave float values.
+// Evenly spaced rows of a dense input.
 template <class Input>
-struct DenseInput {
-    typedef std::conditional_t<std::is_same_v<Input, uint8_t>, float, Input> Value;
-    const Input* data;
-    int64_t steps, batch, width, stride_t, stride_b;
-
-    const Input* row(int64_t b, int64_t t) const { return data + t * stride_t + b * stride_b; }
-    // Without val: -1 where an entry is not one.
-    int64_t compress(int64_t b, int64_t t, int32_t* idx, Value* val) const {
-        const Input* ahead = t + distance < steps && stride_t ? row(b, t + distance) : nullptr;
-        if constexpr (std::is_same_v<Input, uint8_t>)
-            return kernels().compress_bytes(row(b, t), ahead, width, idx, val);
-        else
-            return kernels_for<Input>().compress_row(row(b, t), ahead, width, idx, val);
-    }
-    static constexpr int64_t distance = 2;  // rows ahead that are prefetched
+struct EvenRows {
+    const Input* first;
+    int64_t stride, count;
 };
 
-// Whether a sample of rows, spread over the tensor, is far denser than the limit: then reading the rest
-// would be wasted. Fixed rows, so that the answer depends on the data alone.
+// A dense input [T, B, Nin], its rows in the order of memory. Byte inputs leave float values.
 template <class Input>
-bool looks_dense(const DenseInput<Input>& x, double limit) {
-    typedef typename DenseInput<Input>::Value Value;
-    const int64_t rows = x.steps * x.batch, sampled = std::min<int64_t>(rows, 32);
-    Buffer<int32_t> idx(x.width + slack);
-    Buffer<Value> val(x.width + slack);
-    int64_t count = 0;
-    for (int64_t k = 0; k < sampled; ++k) {
-        const int64_t row = rows * k / sampled + (rows / sampled) / 2;
-        count += x.compress(row / x.steps, row % x.steps, idx.get(), val.get());
-    }
-    return double(count) > 2 * limit * double(sampled) * double(x.width);
-}
+class DenseInput {
+  public:
+    typedef std::conditional_t<std::is_same_v<Input, uint8_t>, float, Input> Value;
 
-// The events of a range of the batch. Values are kept from the first one that is not one.
+    DenseInput(int64_t address, int64_t steps, int64_t batch, int64_t width, int64_t stride_t, int64_t stride_b)
+        : width(width),
+          visits{steps, batch, 1, stride_t >= stride_b},
+          data_(sparse_backend::address<Input>(address)),
+          inner_(visits.time_major ? batch : steps),
+          inner_stride_(visits.time_major ? stride_b : stride_t),
+          outer_stride_(visits.time_major ? stride_t : stride_b) {}
+
+    // Rows from a visit on, no more than `most`.
+    EvenRows<Input> rows(int64_t visit, int64_t most) const {
+        const int64_t outer = visit / inner_, inner = visit % inner_;
+        const bool even = outer_stride_ == inner_ * inner_stride_;
+        return {data_ + outer * outer_stride_ + inner * inner_stride_, inner_stride_,
+                even ? most : std::min(most, inner_ - inner)};
+    }
+
+    // Without val: -1 where an entry is not one.
+    int64_t compress(const EvenRows<Input>& rows, int32_t* idx, Value* val, int32_t* counts) const {
+        if constexpr (std::is_same_v<Input, uint8_t>)
+            return kernels().compress_bytes(rows.first, rows.stride, rows.count, width, idx, val, counts);
+        else
+            return kernels_for<Input>().compress_rows(rows.first, rows.stride, rows.count, width, idx, val, counts);
+    }
+
+    const int64_t width;
+    const Visits visits;
+
+  private:
+    const Input* data_;
+    int64_t inner_, inner_stride_, outer_stride_;
+};
+
+// The events of a range of visits. Values are kept from the first one that is not one.
 template <class Input>
 class CompressedRange {
   public:
     typedef typename DenseInput<Input>::Value Value;
 
-    // Returns the number of events of batch element b.
-    int64_t add(const DenseInput<Input>& x, int64_t b, int64_t* row_counts) {
-        const int64_t before = count_;
-        for (int64_t t = 0; t < x.steps; ++t) {
-            idx_.reserve(count_ + x.width + slack, count_);
-            if (valued_) val_.reserve(idx_.capacity(), count_);
-            int64_t added = x.compress(b, t, idx_.get() + count_, valued_ ? val_.get() + count_ : nullptr);
-            if (added < 0) {
-                valued_ = true;
-                val_.reserve(idx_.capacity());
-                std::fill(val_.get(), val_.get() + count_, Value(1));
-                added = x.compress(b, t, idx_.get() + count_, val_.get() + count_);
-            }
-            row_counts[b * x.steps + t] = added;
-            count_ += added;
+    CompressedRange(EventPiece& piece, int64_t from, int64_t room) : piece_(piece) {
+        piece.first = from;
+        piece.idx.reserve(room);
+    }
+
+    // Returns the number of events added.
+    int64_t add(const DenseInput<Input>& x, const EvenRows<Input>& rows, int32_t* counts) {
+        make_room(rows.count * x.width);
+        int64_t added = x.compress(rows, next_idx(), valued_ ? next_value() : nullptr, counts);
+        if (added < 0) {
+            valued_ = true;
+            make_room(rows.count * x.width);
+            piece_.fill(Value(1));
+            added = x.compress(rows, next_idx(), next_value(), counts);
         }
-        return count_ - before;
+        piece_.count += added;
+        return added;
     }
 
     bool all_ones() const { return !valued_; }
 
-    void finish(EventPieces::Piece& piece, bool with_values) {
-        piece.idx.assign(idx_.get(), idx_.get() + count_);
-        if (!with_values) return;
-        piece.values.resize(size_t(count_) * sizeof(Value));
-        Value* values = reinterpret_cast<Value*>(piece.values.data());
-        if (valued_)
-            std::copy(val_.get(), val_.get() + count_, values);
-        else
-            std::fill(values, values + count_, Value(1));
+  private:
+    static int64_t size(int64_t count) { return count * int64_t(sizeof(Value)); }
+    int32_t* next_idx() const { return piece_.idx.get() + piece_.count; }
+    Value* next_value() const { return reinterpret_cast<Value*>(piece_.values.get()) + piece_.count; }
+    void make_room(int64_t entries) {
+        const int64_t needed = piece_.count + entries + append_room;
+        piece_.idx.reserve(needed, piece_.count);
+        if (valued_) piece_.values.reserve(size(piece_.idx.capacity()), size(piece_.count));
     }
 
-  private:
-    Buffer<int32_t> idx_;
-    Buffer<Value> val_;
-    int64_t count_ = 0;
+    EventPiece& piece_;
     bool valued_ = false;
 };
+
+// The density of a sample of rows, spread over the tensor. Fixed rows, so that the answer depends on the data alone.
+template <class Input>
+double sample_density(const DenseInput<Input>& x) {
+    typedef typename DenseInput<Input>::Value Value;
+    const int64_t rows = x.visits.rows(), sampled = std::min<int64_t>(rows, 32);
+    Buffer<int32_t> idx(x.width + append_room);
+    Buffer<Value> val(x.width + append_room);
+    int64_t count = 0;
+    for (int64_t k = 0; k < sampled; ++k) {
+        int32_t found;
+        count += x.compress(x.rows(rows * k / sampled + (rows / sampled) / 2, 1), idx.get(), val.get(), &found);
+    }
+    return double(count) / (double(sampled) * double(x.width));
+}
 
 template <class Input>
 std::unique_ptr<Compressed> compress_typed(const DenseInput<Input>& x, double limit, int64_t threads) {
     typedef typename DenseInput<Input>::Value Value;
-    if (limit < 1 && looks_dense(x, limit)) return nullptr;
+    constexpr int64_t chunk = 32768;  // entries between two looks at the limit
+    const double density = sample_density(x);
+    // Far above the limit reading the rest would be wasted.
+    if (limit < 1 && density > 2 * limit) return nullptr;
     auto result = std::make_unique<Compressed>();
-    const int64_t ranges = std::min(threads, x.batch), rows = x.steps * x.batch;
+    const int64_t rows = x.visits.rows(), ranges = std::min(threads, rows);
     const double most = limit * double(rows) * double(x.width);
     result->value_dtype = std::is_same_v<Value, double> ? float64 : float32;
     result->entries = rows * x.width;
+    result->threads = threads;
     EventPieces& events = result->events;
-    events.pieces.resize(size_t(ranges));
-    events.row_counts.resize(size_t(rows));
-    std::vector<CompressedRange<Input>> parts(static_cast<size_t>(ranges));
+    events.prepare(x.visits, ranges);
+    std::vector<char> all_ones(size_t(ranges), true);
     std::atomic<int64_t> total{0};
     ParallelErrors errors;
 #pragma omp parallel for schedule(static, 1) num_threads(int(ranges))
     for (int64_t r = 0; r < ranges; ++r)
         errors.guard([&] {
-            const int64_t to = x.batch * (r + 1) / ranges;
-            for (int64_t b = x.batch * r / ranges; b < to; ++b) {
-                const int64_t added = parts[size_t(r)].add(x, b, events.row_counts.data());
+            const int64_t from = rows * r / ranges, to = rows * (r + 1) / ranges;
+            const int64_t room = int64_t(1.1 * density * double((to - from) * x.width));
+            CompressedRange<Input> range(events.pieces[size_t(r)], from, room);
+            for (int64_t visit = from; visit < to;) {
+                const EvenRows<Input> part = x.rows(visit, std::min(to - visit, std::max(chunk / x.width, int64_t(1))));
+                total += range.add(x, part, events.counts() + visit);
+                visit += part.count;
                 // The total can only grow: past the limit the outcome is certain, whoever notices first.
-                if (double(total += added) > most) break;
+                if (double(total) > most) break;
             }
+            all_ones[size_t(r)] = range.all_ones();
         });
     errors.rethrow();
     if (double(total) > most) return nullptr;
-    events.count = total;
-    for (const CompressedRange<Input>& part : parts) result->all_ones = result->all_ones && part.all_ones();
-    for (size_t r = 0; r < parts.size(); ++r) parts[r].finish(events.pieces[r], !result->all_ones);
+    result->all_ones = std::count(all_ones.begin(), all_ones.end(), false) == 0;
+    for (int64_t r = 0; r < ranges && !result->all_ones; ++r)
+        if (all_ones[size_t(r)]) events.pieces[size_t(r)].fill(Value(1));
     return result;
 }
 
@@ -177,15 +202,21 @@ std::unique_ptr<Compressed> run_compress(int64_t x, int64_t steps, int64_t batch
     require(x && steps > 0 && batch > 0 && inputs > 0 && threads > 0,
             "compress: x, steps, batch, inputs and threads must be positive");
     switch (dtype) {
-    case float32:
-        return compress_typed<float>({address<float>(x), steps, batch, inputs, stride_t, stride_b}, limit, threads);
-    case float64:
-        return compress_typed<double>({address<double>(x), steps, batch, inputs, stride_t, stride_b}, limit, threads);
+    case float32: return compress_typed<float>({x, steps, batch, inputs, stride_t, stride_b}, limit, threads);
+    case float64: return compress_typed<double>({x, steps, batch, inputs, stride_t, stride_b}, limit, threads);
     case uint8:
-    case boolean:
-        return compress_typed<uint8_t>({address<uint8_t>(x), steps, batch, inputs, stride_t, stride_b}, limit, threads);
+    case boolean: return compress_typed<uint8_t>({x, steps, batch, inputs, stride_t, stride_b}, limit, threads);
     }
     throw std::invalid_argument("dtype=" + std::to_string(dtype) + " must be FLOAT32, FLOAT64, UINT8 or BOOL");
+}
+
+void Compressed::write(int64_t ptr, int64_t idx, int64_t val) const {
+    require(ptr, "write: ptr must be given");
+    const Buffer<int64_t> begin = events.place(writable<int64_t>(ptr), threads);
+    if (idx) events.write_idx(begin, writable<int32_t>(idx));
+    if (val && !all_ones) events.write_values(begin, value_dtype == float64 ? 8 : 4, writable<char>(val));
+    if (val && all_ones && value_dtype == float64) std::fill_n(writable<double>(val), events.total(), 1.0);
+    if (val && all_ones && value_dtype == float32) std::fill_n(writable<float>(val), events.total(), 1.0f);
 }
 
 void run_scatter(int64_t ptr, int64_t idx, int64_t val, int64_t steps, int64_t batch, int64_t width, int64_t out,

@@ -36,23 +36,45 @@ SB_INLINE void gather_tile(Real* sum, const LayerView<Real>& layer, int64_t begi
     for (int k = 0; k < vectors; ++k) *(Vector*)(sum + column + k * lanes) = total[k];
 }
 
+// Adds up the rows of W^T of events begin .. end - 1.
 template <class Real>
-void gather_current(Real* sum, const LayerView<Real>& layer, int64_t row) {
-    const int64_t begin = layer.input.ptr[row], end = layer.input.ptr[row + 1];
+using Feed = void (*)(Real* sum, const LayerView<Real>& layer, int64_t begin, int64_t end);
+
+template <bool valued, int vectors, class Real>
+void feed_tile(Real* sum, const LayerView<Real>& layer, int64_t begin, int64_t end) {
+    gather_tile<valued, vectors>(sum, layer, begin, end, 0);
+}
+
+template <bool valued, class Real>
+void feed_tiles(Real* sum, const LayerView<Real>& layer, int64_t begin, int64_t end) {
     for_tiles<Real>(layer.padded, [&](int64_t column, auto tile) {
-        constexpr int vectors = decltype(tile)::count;
-        if (layer.input.val)
-            gather_tile<true, vectors>(sum, layer, begin, end, column);
-        else
-            gather_tile<false, vectors>(sum, layer, begin, end, column);
+        gather_tile<valued, decltype(tile)::count>(sum, layer, begin, end, column);
     });
+}
+
+template <bool valued, class Real>
+Feed<Real> find_feed(const LayerView<Real>& layer) {
+    Feed<Real> feed = feed_tiles<valued, Real>;
+    if (layer.padded <= tile_vectors * Pack<Real>::lanes)
+        for_tiles<Real>(layer.padded,
+                        [&](int64_t, auto tile) { feed = feed_tile<valued, decltype(tile)::count, Real>; });
+    return feed;
+}
+
+// The function for the layer's width and events; null where the input is a current.
+template <class Real>
+Feed<Real> find_feed(const LayerView<Real>& layer) {
+    if (layer.current.data) return nullptr;
+    return layer.input.val ? find_feed<true>(layer) : find_feed<false>(layer);
 }
 
 // The synaptic input of (b, t) as a padded row. A constant current is read at the first call only.
 template <class Real>
-SB_INLINE void input_row(const LayerView<Real>& layer, int64_t b, int64_t t, bool first, Real* current) {
-    if (!layer.current.data) {
-        gather_current(current, layer, b * layer.steps + t);
+SB_INLINE void input_row(const LayerView<Real>& layer, Feed<Real> feed, int64_t b, int64_t t, bool first,
+                         Real* current) {
+    if (feed) {
+        const int64_t* ptr = layer.input.ptr + b * layer.steps + t;
+        feed(current, layer, ptr[0], ptr[1]);
     } else if (first || layer.current.stride_t != 0) {
         const Real* source = layer.current.data + t * layer.current.stride_t + b * layer.current.stride_b;
         if (t + prefetch_distance < layer.steps)

@@ -1,5 +1,6 @@
-// Driver of the forward scan: contiguous ranges of the batch, one per thread.
+// Driver of the forward scan: contiguous ranges of strips, one per thread.
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 
 #include "dispatch.hpp"
@@ -7,123 +8,175 @@
 
 namespace sparse_backend {
 
-void EventPieces::write_ptr(int64_t* ptr) const {
-    int64_t total = 0;
-    for (size_t row = 0; row < row_counts.size(); ++row) {
-        ptr[row] = total;
-        total += row_counts[row];
-    }
-    ptr[row_counts.size()] = total;
-}
-
 namespace {
 
-template <class Out, class Member>
-void concatenate(const EventPieces& events, Out* out, Member member) {
-    for (const EventPieces::Piece& piece : events.pieces)
-        out = std::copy(member(piece).begin(), member(piece).end(), out);
-}
+// The neurons in tiles, and the work in strips: a tile of one batch element, through all time steps. Strips are
+// numbered tile by tile, so that a thread stays with one tile's weights.
+struct Tiling {
+    int64_t width, tile, batch;
 
-template <class T>
-void assign(std::vector<char>& bytes, const T* values, int64_t count) {
-    const char* begin = reinterpret_cast<const char*>(values);
-    bytes.assign(begin, begin + size_t(count) * sizeof(T));
-}
-
-// Kernels append in whole vectors, a little past the end.
-constexpr int64_t slack = 16;
-
-// One list of events while it grows.
-template <class Real>
-struct GrowingList {
-    Buffer<int32_t> idx;
-    Buffer<Real> values, extras;
-
-    void make_room(EventSink& sink, int64_t width, bool with_values, int64_t extra_count) {
-        const int64_t needed = sink.count + width + slack;
-        idx.reserve(needed, sink.count);
-        if (with_values) values.reserve(idx.capacity(), sink.count);
-        if (extra_count) extras.reserve(idx.capacity() * extra_count, sink.count * extra_count);
-        sink.idx = idx.get();
-        sink.capacity = idx.capacity();
-    }
-
-    void finish(const EventSink& sink, EventPieces::Piece& piece, bool with_values, int64_t extra_count) {
-        piece.idx.assign(idx.get(), idx.get() + sink.count);
-        if (with_values) assign(piece.values, values.get(), sink.count);
-        if (extra_count) assign(piece.extras, extras.get(), sink.count * extra_count);
-    }
+    int64_t tiles() const { return (width + tile - 1) / tile; }
+    int64_t strips() const { return tiles() * batch; }
 };
 
+// One of a thread's lists while it grows.
 template <class Real>
-void scan_range(const LayerView<Real>& view, int64_t from, int64_t to, size_t piece, ForwardResult& result) {
-    ForwardScratch<Real> scratch(view);
-    ForwardCursor<Real>& cursor = scratch.cursor;
-    GrowingList<Real> spikes, active, resets;
-    // Room for one entry in sixteen at first; doubling does the rest.
-    const int64_t start = view.width + (to - from) * view.steps * view.width / 16;
-    if (view.want_spikes) spikes.idx.reserve(start);
-    if (view.want_active) active.idx.reserve(start);
-    cursor.spike_sink.row_counts = result.spikes.row_counts.data();
-    cursor.active_sink.row_counts = result.active.row_counts.data();
-    cursor.reset_sink.row_counts = result.resets.row_counts.data();
-    for (int64_t b = from; b < to; ++b) {
-        cursor.b = b;
-        cursor.t = 0;
-        do {
-            if (view.want_spikes) spikes.make_room(cursor.spike_sink, view.width, false, 0);
-            if (view.want_resets) resets.make_room(cursor.reset_sink, view.width, false, 0);
-            if (view.want_active) active.make_room(cursor.active_sink, view.width, true, view.carrier_count);
-            cursor.active_u = active.values.get();
-            cursor.active_carriers = active.extras.get();
-        } while (!kernels_for<Real>().forward(view, cursor));
+class GrowingList {
+  public:
+    // room: for how many events at first.
+    GrowingList(bool wanted, EventPieces& events, size_t piece, int64_t first_visit, int64_t room)
+        : wanted_(wanted), events_(events), piece_(wanted ? &events.pieces[piece] : nullptr) {
+        sink.last = std::numeric_limits<int64_t>::max();
+        if (!wanted) return;
+        piece_->first = first_visit;
+        piece_->idx.reserve(room);
     }
-    if (view.want_spikes) spikes.finish(cursor.spike_sink, result.spikes.pieces[piece], false, 0);
-    if (view.want_resets) resets.finish(cursor.reset_sink, result.resets.pieces[piece], false, 0);
-    if (view.want_active) active.finish(cursor.active_sink, result.active.pieces[piece], true, view.carrier_count);
-}
+
+    // values and extras: how many there are of an event.
+    void make_room(int64_t width, int64_t values, int64_t extras) {
+        if (!wanted_) return;
+        piece_->idx.reserve(sink.count + width + append_room, sink.count);
+        const int64_t capacity = piece_->idx.capacity();
+        piece_->values.reserve(bytes(capacity * values), bytes(sink.count * values));
+        piece_->extras.reserve(bytes(capacity * extras), bytes(sink.count * extras));
+        sink.idx = piece_->idx.get();
+        sink.last = capacity - width - append_room;
+    }
+    void start_element(int64_t visit) {
+        if (wanted_) sink.row_counts = events_.counts() + visit;
+    }
+    void finish() const {
+        if (wanted_) piece_->count = sink.count;
+    }
+    Real* values() const { return wanted_ ? reinterpret_cast<Real*>(piece_->values.get()) : nullptr; }
+    Real* extras() const { return wanted_ ? reinterpret_cast<Real*>(piece_->extras.get()) : nullptr; }
+
+    EventSink sink = {};
+
+  private:
+    static int64_t bytes(int64_t count) { return count * int64_t(sizeof(Real)); }
+
+    bool wanted_;
+    EventPieces& events_;
+    EventPiece* piece_;
+};
+
+// The strips of one thread and the events that they leave.
+template <class Real>
+class StripRange {
+  public:
+    StripRange(const LayerView<Real>& view, ForwardResult& result, size_t piece, int64_t first_visit, int64_t visits)
+        : room_(view.width + visits * view.width / 16),  // one entry in sixteen; doubling does the rest
+          spikes_(view.want_spikes, result.spikes, piece, first_visit, room_),
+          active_(view.want_active, result.active, piece, first_visit, room_),
+          resets_(view.want_resets, result.resets, piece, first_visit, room_),
+          next_visit_(first_visit) {}
+
+    // Batch elements from .. to - 1 of a tile.
+    void scan(const LayerView<Real>& tile, int64_t from, int64_t to) {
+        ForwardScratch<Real> scratch(tile);
+        ForwardCursor<Real>& cursor = scratch.cursor;
+        for (cursor.b = from; cursor.b < to; ++cursor.b) {
+            for (GrowingList<Real>* list : {&spikes_, &active_, &resets_}) list->start_element(next_visit_);
+            cursor.t = 0;
+            while (!advance(tile, cursor)) continue;
+            next_visit_ += tile.steps;
+        }
+    }
+    void finish() const {
+        for (const GrowingList<Real>* list : {&spikes_, &active_, &resets_}) list->finish();
+    }
+
+  private:
+    // Until the sequence ends or a list is full.
+    bool advance(const LayerView<Real>& tile, ForwardCursor<Real>& cursor) {
+        spikes_.make_room(tile.width, 0, 0);
+        active_.make_room(tile.width, 1, tile.carrier_count);
+        resets_.make_room(tile.width, 0, 0);
+        cursor.spike_sink = spikes_.sink;
+        cursor.active_sink = active_.sink;
+        cursor.reset_sink = resets_.sink;
+        cursor.active_u = active_.values();
+        cursor.active_carriers = active_.extras();
+        const bool done = kernels_for<Real>().forward(tile, cursor);
+        spikes_.sink = cursor.spike_sink;
+        active_.sink = cursor.active_sink;
+        resets_.sink = cursor.reset_sink;
+        return done;
+    }
+
+    int64_t room_;
+    GrowingList<Real> spikes_, active_, resets_;
+    int64_t next_visit_;
+};
 
 template <class Real>
 std::unique_ptr<ForwardResult> forward_typed(const Layer& layer) {
     check_input(layer);
     const TypedLayer<Real> typed(layer);
     const LayerView<Real>& view = typed.view;
+    const Tiling tiling = {view.width, view.width, view.batch};
+    const int64_t ranges = std::min(layer.threads, tiling.strips());
     auto result = std::make_unique<ForwardResult>();
-    const int64_t ranges = std::min(layer.threads, view.batch), rows = view.batch * view.steps;
     result->dtype = layer.dtype;
+    result->threads = layer.threads;
+    result->carrier_count = view.carrier_count;
     result->graded.assign(view.coefficients.graded, view.coefficients.graded + view.width);
-    const auto prepare = [&](EventPieces& events, bool wanted) {
-        events.pieces.resize(size_t(ranges));
-        if (wanted) events.row_counts.resize(size_t(rows));
-    };
-    prepare(result->spikes, view.want_spikes);
-    prepare(result->active, view.want_active);
-    prepare(result->resets, view.want_resets);
+    result->threshold.assign(view.coefficients.threshold, view.coefficients.threshold + view.width);
+    const Visits visits = {view.steps, view.batch, tiling.tiles()};
+    if (view.want_spikes) result->spikes.prepare(visits, ranges);
+    if (view.want_active) result->active.prepare(visits, ranges);
+    if (view.want_resets) result->resets.prepare(visits, ranges);
     ParallelErrors errors;
 #pragma omp parallel for schedule(static, 1) num_threads(int(ranges))
     for (int64_t r = 0; r < ranges; ++r)
-        errors.guard(
-            [&] { scan_range(view, view.batch * r / ranges, view.batch * (r + 1) / ranges, size_t(r), *result); });
+        errors.guard([&] {
+            const int64_t from = tiling.strips() * r / ranges, to = tiling.strips() * (r + 1) / ranges;
+            StripRange<Real> range(view, *result, size_t(r), from * view.steps, (to - from) * view.steps);
+            range.scan(view, from, to);
+            range.finish();
+        });
     errors.rethrow();
-    for (EventPieces* events : {&result->spikes, &result->active, &result->resets})
-        for (const EventPieces::Piece& piece : events->pieces) events->count += int64_t(piece.idx.size());
     return result;
+}
+
+template <class Real>
+void fill_spike_values(const ForwardResult& result, const int32_t* idx, Real* val) {
+    const int64_t count = result.spikes.total();
+#pragma omp parallel for schedule(static) num_threads(int(result.threads))
+    for (int64_t e = 0; e < count; ++e) val[e] = Real(result.graded[size_t(idx[e])]);
+}
+
+template <class Real>
+void fill_outputs(const ForwardResult& result, const int32_t* idx, const Real* u, Real* z) {
+    const int64_t count = result.active.total();
+#pragma omp parallel for schedule(static) num_threads(int(result.threads))
+    for (int64_t e = 0; e < count; ++e) {
+        const size_t j = size_t(idx[e]);
+        z[e] = u[e] > Real(result.threshold[j]) ? Real(result.graded[j]) : Real(0);
+    }
 }
 
 }  // namespace
 
-void EventPieces::write_idx(int32_t* idx) const {
-    concatenate(*this, idx, [](const Piece& piece) -> const std::vector<int32_t>& { return piece.idx; });
+void ForwardResult::write_spikes(int64_t ptr, int64_t idx, int64_t val) const {
+    spikes.write_idx(spikes.place(writable<int64_t>(ptr), threads), writable<int32_t>(idx));
+    if (val && dtype == float64) fill_spike_values(*this, address<int32_t>(idx), writable<double>(val));
+    if (val && dtype == float32) fill_spike_values(*this, address<int32_t>(idx), writable<float>(val));
 }
 
-void EventPieces::write_values(void* values) const {
-    concatenate(*this, static_cast<char*>(values),
-                [](const Piece& piece) -> const std::vector<char>& { return piece.values; });
+void ForwardResult::write_active(int64_t ptr, int64_t idx, int64_t u, int64_t carriers, int64_t z) const {
+    const Buffer<int64_t> begin = active.place(writable<int64_t>(ptr), threads);
+    const int64_t size = dtype == float64 ? 8 : 4;
+    active.write_idx(begin, writable<int32_t>(idx));
+    active.write_values(begin, size, writable<char>(u));
+    if (carriers) active.write_extras(begin, size * carrier_count, writable<char>(carriers));
+    if (z && dtype == float64) fill_outputs(*this, address<int32_t>(idx), address<double>(u), writable<double>(z));
+    if (z && dtype == float32) fill_outputs(*this, address<int32_t>(idx), address<float>(u), writable<float>(z));
 }
 
-void EventPieces::write_extras(void* extras) const {
-    concatenate(*this, static_cast<char*>(extras),
-                [](const Piece& piece) -> const std::vector<char>& { return piece.extras; });
+void ForwardResult::write_resets(int64_t ptr, int64_t idx) const {
+    resets.write_idx(resets.place(writable<int64_t>(ptr), threads), writable<int32_t>(idx));
 }
 
 std::unique_ptr<ForwardResult> run_forward(const Layer& layer) {

@@ -1,6 +1,6 @@
 // All kernels of one instruction set. CMake compiles this file once per set, each with its own
 // SPARSE_BACKEND_VARIANT and -march; dispatch.cpp picks one at run time.
-#include "compress_row.hpp"
+#include "compress_rows.hpp"
 #include "dense_scan.hpp"
 #include "neuron_scan.hpp"
 #include "sparse_scan.hpp"
@@ -22,15 +22,15 @@ void add_rows(Real* target, const Real* source, int64_t n) {
 
 template <class Real>
 constexpr Kernels<Real> kernels_of() {
-    return {forward_scan<Real>,       sparse_reverse<Real>, dense_reverse<Real>, is_supported<Real>,
-            compress_row<Real, Real>, transpose<Real>,      add_rows<Real>};
+    return {forward_scan<Real>,        sparse_reverse<Real>, dense_reverse<Real>, is_supported<Real>,
+            compress_rows<Real, Real>, transpose<Real>,      add_rows<Real>};
 }
 
 }  // namespace
 
 // Constant-initialised: an initialiser run at load time could execute instructions this machine lacks.
 extern const KernelSet kernel_set;
-constexpr KernelSet kernel_set = {kernels_of<float>(), kernels_of<double>(), compress_row<uint8_t, float>};
+constexpr KernelSet kernel_set = {kernels_of<float>(), kernels_of<double>(), compress_rows<uint8_t, float>};
 
 }  // namespace SPARSE_BACKEND_VARIANT
 }  // namespace sparse_backend

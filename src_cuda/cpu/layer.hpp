@@ -8,6 +8,7 @@
 
 #include "../common/layer.hpp"
 #include "arguments.hpp"
+#include "event_pieces.hpp"
 
 namespace sparse_backend {
 
@@ -29,34 +30,27 @@ struct Gradients {
     int64_t d_membrane = 0, d_gain = 0, d_synapse = 0, d_leak = 0, d_threshold = 0, d_reset = 0, d_graded = 0;
 };
 
-// A list of events in pieces, one per range of rows, in row order.
-struct EventPieces {
-    struct Piece {
-        std::vector<int32_t> idx;
-        std::vector<char> values, extras;  // value_size and extra_size bytes per event
-    };
-    std::vector<Piece> pieces;
-    std::vector<int64_t> row_counts;
-    int64_t count = 0;
-
-    void write_ptr(int64_t* ptr) const;
-    void write_idx(int32_t* idx) const;
-    void write_values(void* values) const;
-    void write_extras(void* extras) const;
-};
-
 struct ForwardResult {
     int dtype = float32;
+    int64_t threads = 1;
     EventPieces spikes, resets;
-    EventPieces active;          // values: u; extras: the carriers of the entry
-    std::vector<double> graded;  // value of a spike, per neuron
+    EventPieces active;  // values: u; extras: the carriers of the entry
+    int carrier_count = 0;
+    std::vector<double> graded, threshold;  // per neuron
+
+    void write_spikes(int64_t ptr, int64_t idx, int64_t val) const;
+    // z: the output at each entry, 0 where it did not spike.
+    void write_active(int64_t ptr, int64_t idx, int64_t u, int64_t carriers, int64_t z) const;
+    void write_resets(int64_t ptr, int64_t idx) const;
 };
 
 struct Compressed {
     EventPieces events;         // values: the non-zero entries, none if all are ones
     int value_dtype = float32;  // of the values; float32 for byte inputs
     bool all_ones = true;
-    int64_t entries = 0;  // of the dense input
+    int64_t entries = 0, threads = 1;  // entries: of the dense input
+
+    void write(int64_t ptr, int64_t idx, int64_t val) const;
 };
 
 bool needs_resets(const Layer& layer);

@@ -1,7 +1,8 @@
 // Comparisons of rows as bits, and the positions of set bits as indices.
 //
-// Cost: one compare per vector and, with AVX-512, a branch-free compress per 16 entries; elsewhere one step per set
-// bit. Compilers do not find either form from a loop.
+// Cost: one compare per vector, and about ten instructions per word of which at most four bits are set. Words with more
+// cost, with AVX-512, a branch-free compress per 16 entries; elsewhere one step per set bit. Compilers do not find
+// these forms from a loop.
 #pragma once
 
 #if defined(__SSE2__)
@@ -132,75 +133,82 @@ SB_INLINE uint32_t nonzero16(const Real* a) {
     return differs16(a, Real(0));
 }
 
-#if defined(__AVX512F__)
-// The casts of immintrin.h warn of uninitialised use (gcc 12).
-SB_INLINE void store_first4(__m512i whole, int32_t* out) {
-    _mm_storeu_si128((__m128i*)out, (__m128i)__builtin_shufflevector((__v16si)whole, (__v16si)whole, 0, 1, 2, 3));
+// Bit k: a[k] != value, for 64 entries.
+template <class Real>
+SB_INLINE uint64_t differs64(const Real* a, Real value) {
+    uint64_t bits = 0;
+#pragma GCC unroll 4
+    for (int k = 0; k < 64; k += 16) bits |= uint64_t(differs16(a + k, value)) << k;
+    return bits;
 }
 
-SB_INLINE void store_first4(__m512 whole, float* out) {
-    _mm_storeu_ps(out, __builtin_shufflevector((__v16sf)whole, (__v16sf)whole, 0, 1, 2, 3));
+#if defined(__AVX512BW__)
+SB_INLINE uint64_t differs64(const uint8_t* a, uint8_t value) {
+    return _mm512_cmpneq_epi8_mask(_mm512_loadu_si512(a), _mm512_set1_epi8(char(value)));
 }
 #endif
+
+// The entries that append_bits and append_values write whether or not as many bits are set: mostly few are, and a loop
+// that ends after one or two iterations is mispredicted at every other word.
+constexpr int always_appended = 4;
+
+// Calls entry(e, k) for the e-th set bit k, at least always_appended times; past the last bit, k is 63.
+template <class Entry>
+SB_INLINE void for_set_bits(uint64_t bits, int64_t count, const Entry& entry) {
+    constexpr uint64_t last = uint64_t(1) << 63;
+#pragma GCC unroll 4
+    for (int e = 0; e < always_appended; ++e, bits &= bits - 1) entry(e, __builtin_ctzll(bits | last));
+    for (int64_t e = always_appended; e < count; ++e, bits &= bits - 1) entry(e, __builtin_ctzll(bits | last));
+}
 
 // Appends base + k for every set bit k, ascending, and returns their number. May write up to 16 entries past the end.
 SB_INLINE int64_t append_bits(uint64_t bits, int32_t base, int32_t* out) {
+    int64_t count = __builtin_popcountll(bits);
 #if defined(__AVX512F__)
-    const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    int64_t count = 0;
-    for (int k = 0; k < 64; k += 16) {
-        const __mmask16 part = __mmask16(bits >> k);
-        const __m512i positions = _mm512_add_epi32(lanes, _mm512_set1_epi32(base + k));
-        const __m512i packed = _mm512_maskz_compress_epi32(part, positions);
-        const int found = __builtin_popcount(part);
-        // Mostly few: 64 bytes at any address cross a cache line, which costs more than all the rest.
-        store_first4(packed, out + count);
-        if (__builtin_expect(found > 4, 0)) _mm512_storeu_si512(out + count, packed);
-        count += found;
+    if (__builtin_expect(count > always_appended, 0)) {
+        const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+        for (int k = 0; k < 64; k += 16) {
+            const __m512i positions = _mm512_add_epi32(lanes, _mm512_set1_epi32(base + k));
+            _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(__mmask16(bits >> k), positions));
+            out += __builtin_popcount(__mmask16(bits >> k));
+        }
+        return count;
     }
+#endif
+    for_set_bits(bits, count, [&](int64_t e, int k) { out[e] = base + k; });
     return count;
-#else
-    int64_t count = 0;
-    while (bits) {
-        out[count++] = base + __builtin_ctzll(bits);
-        bits &= bits - 1;
+}
+
+// Appends row[k] for every set bit k, ascending; as append_bits. Reads no further than row[63].
+SB_INLINE int64_t append_values(uint64_t bits, const float* row, float* out) {
+    const int64_t count = __builtin_popcountll(bits);
+#if defined(__AVX512F__)
+    if (__builtin_expect(count > always_appended, 0)) {
+        for (int k = 0; k < 64; k += 16) {
+            _mm512_storeu_ps(out, _mm512_maskz_compress_ps(__mmask16(bits >> k), _mm512_loadu_ps(row + k)));
+            out += __builtin_popcount(__mmask16(bits >> k));
+        }
+        return count;
     }
+#endif
+    for_set_bits(bits, count, [&](int64_t e, int k) { out[e] = row[k]; });
     return count;
-#endif
 }
 
-// Appends row[k] for every set bit k < n, ascending; as append_bits. Nothing past row[n - 1] is read.
-SB_INLINE void append_values(uint64_t bits, const float* row, int64_t n, float* out) {
+SB_INLINE int64_t append_values(uint64_t bits, const double* row, double* out) {
+    const int64_t count = __builtin_popcountll(bits);
 #if defined(__AVX512F__)
-    for (int64_t k = 0; k < n; k += 16) {
-        const __mmask16 part = __mmask16(bits >> k);
-        const __m512 packed = _mm512_maskz_compress_ps(part, _mm512_loadu_ps(row + k));
-        const int found = __builtin_popcount(part);
-        store_first4(packed, out);
-        if (__builtin_expect(found > 4, 0)) _mm512_storeu_ps(out, packed);
-        out += found;
+    if (__builtin_expect(count > always_appended, 0)) {
+        for (int k = 0; k < 64; k += 8) {
+            _mm512_storeu_pd(out, _mm512_maskz_compress_pd(__mmask8(bits >> k), _mm512_loadu_pd(row + k)));
+            out += __builtin_popcount(__mmask8(bits >> k));
+        }
+        return count;
     }
-#else
-    (void)n;
-    for (; bits; bits &= bits - 1) *out++ = row[__builtin_ctzll(bits)];
 #endif
+    for_set_bits(bits, count, [&](int64_t e, int k) { out[e] = row[k]; });
+    return count;
 }
-
-SB_INLINE void append_values(uint64_t bits, const double* row, int64_t n, double* out) {
-#if defined(__AVX512F__)
-    for (int64_t k = 0; k < n; k += 8) {
-        const __mmask8 part = __mmask8(bits >> k);
-        _mm512_storeu_pd(out, _mm512_maskz_compress_pd(part, _mm512_loadu_pd(row + k)));
-        out += __builtin_popcount(part);
-    }
-#else
-    (void)n;
-    for (; bits; bits &= bits - 1) *out++ = row[__builtin_ctzll(bits)];
-#endif
-}
-
-// Entries past the end that append_bits may touch.
-constexpr int64_t append_slack = 16;
 
 // Words of 64 bits for a row of n entries, n a multiple of 16.
 SB_INLINE int64_t words_of(int64_t n) { return (n + 63) / 64; }

@@ -16,65 +16,55 @@ namespace SPARSE_BACKEND_VARIANT {
 // State at the start of batch element b.
 template <class Real>
 void start_state(const LayerView<Real>& layer, int64_t b, Real* m, Real* i) {
-    const int64_t n = layer.padded, width = layer.width;
+    const int64_t n = layer.padded, width = layer.width, at = b * layer.columns;
     fill_row(m, n, Real(0));
     fill_row(i, n, Real(0));
-    if (layer.m0) load_row(m, layer.m0 + b * width, width, n);
-    if (layer.i0 && layer.poles == 2) load_row(i, layer.i0 + b * width, width, n);
+    if (layer.m0) load_row(m, layer.m0 + at, width, n);
+    if (layer.i0 && layer.poles == 2) load_row(i, layer.i0 + at, width, n);
 }
 
-SB_INLINE bool has_room(const EventSink& sink, int64_t width) {
-    return sink.capacity - sink.count >= width + append_slack;
-}
+SB_INLINE bool has_room(const EventSink& sink) { return sink.count <= sink.last; }
 
-SB_INLINE void append(EventSink& sink, const uint64_t* words, int64_t n, int64_t row) {
-    const int64_t before = sink.count;
-    for (int64_t k = 0; k < words_of(n); ++k)
-        if (words[k]) sink.count += append_bits(words[k], int32_t(64 * k), sink.idx + sink.count);
-    sink.row_counts[row] = sink.count - before;
+SB_INLINE void append(EventSink& sink, const uint64_t* words, int64_t n, int64_t first, int64_t t) {
+    int64_t count = sink.count;
+    for (int64_t k = 0; k < words_of(n); ++k) count += append_bits(words[k], int32_t(first + 64 * k), sink.idx + count);
+    sink.row_counts[t] = int32_t(count - sink.count);
+    sink.count = count;
 }
 
 // Entries that are listed for their spike only are marked by an infinite u: their surrogate value is zero.
 template <class Real>
-void append_marked(const LayerView<Real>& layer, ForwardCursor<Real>& cursor, int64_t row) {
+void append_marked(const LayerView<Real>& layer, ForwardCursor<Real>& cursor) {
     const int64_t n = layer.padded, from = cursor.active_sink.count;
     uint64_t* listed = cursor.bits.reset;  // no longer needed in this step
     for (int64_t k = 0; k < words_of(n); ++k) listed[k] = cursor.bits.near[k] | cursor.bits.fired[k];
-    append(cursor.active_sink, listed, n, row);
+    append(cursor.active_sink, listed, n, layer.first, cursor.t);
     for (int64_t e = from; e < cursor.active_sink.count; ++e) {
-        const int32_t j = cursor.active_sink.idx[e];
+        const int64_t j = cursor.active_sink.idx[e] - layer.first;
         cursor.active_u[e] = cursor.bits.near[j / 64] >> (j % 64) & 1 ? cursor.u[j] : Real(__builtin_inf());
     }
 }
 
 // The active entries; on entry the near bits say where the surrogate's derivative may differ from zero.
 template <class Real>
-void append_active(const LayerView<Real>& layer, const SigmaRule<Real>& rule, ForwardCursor<Real>& cursor,
-                   int64_t row) {
-    const int64_t n = layer.padded;
+void append_active(const LayerView<Real>& layer, const SigmaRule<Real>& rule, ForwardCursor<Real>& cursor) {
+    const int64_t n = layer.padded, from = cursor.active_sink.count;
     uint64_t* active = cursor.bits.near;
     if (layer.gradient == Gradient::none)
         for (int64_t k = 0; k < words_of(n); ++k) active[k] = 0;
     else if (!rule.positive)
         rule.select(rule, n, cursor.u, layer.coefficients.threshold, cursor.sum, active);
-    // Padding has a surrogate value too.
-    if (layer.width % 64) active[layer.width / 64] &= (uint64_t(1) << (layer.width % 64)) - 1;
-    const int64_t from = cursor.active_sink.count;
     if (layer.active_includes_spikes) {
-        append_marked(layer, cursor, row);
+        append_marked(layer, cursor);
     } else {
         Real* out = cursor.active_u + from;
-        for (int64_t k = 0; k < words_of(n); ++k) {
-            if (!active[k]) continue;
-            append_values(active[k], cursor.u + 64 * k, n - 64 * k < 64 ? n - 64 * k : 64, out);
-            out += __builtin_popcountll(active[k]);
-        }
-        append(cursor.active_sink, active, n, row);
+        for (int64_t k = 0; k < words_of(n); ++k) out += append_values(active[k], cursor.u + 64 * k, out);
+        append(cursor.active_sink, active, n, layer.first, cursor.t);
     }
     const int32_t* idx = cursor.active_sink.idx;
     for (int64_t e = from; layer.carrier_count && e < cursor.active_sink.count; ++e)
         for (int k = 0; k < layer.carrier_count; ++k)
-            cursor.active_carriers[e * layer.carrier_count + k] = cursor.carrier_u[k * n + idx[e]];
+            cursor.active_carriers[e * layer.carrier_count + k] = cursor.carrier_u[k * n + idx[e] - layer.first];
 }
 
 template <class Real>
@@ -106,11 +96,11 @@ void start_element(const LayerView<Real>& layer, ForwardCursor<Real>& cursor) {
 
 template <class Real>
 void finish_element(const LayerView<Real>& layer, const ForwardCursor<Real>& cursor) {
-    const int64_t width = layer.width, at = cursor.b * width;
+    const int64_t width = layer.width, at = cursor.b * layer.columns;
     if (layer.m_last) store_row(layer.m_last + at, cursor.m, width);
     if (layer.i_last && layer.poles == 2) store_row(layer.i_last + at, cursor.i, width);
     for (int64_t k = 0; k < layer.carrier_count; ++k) {
-        const int64_t to = k * layer.batch * width + at, from = k * layer.padded;
+        const int64_t to = k * layer.batch * layer.columns + at, from = k * layer.padded;
         if (layer.carrier_m_last) store_row(layer.carrier_m_last + to, cursor.carrier_m + from, width);
         if (layer.carrier_i_last) store_row(layer.carrier_i_last + to, cursor.carrier_i + from, width);
     }
@@ -118,12 +108,13 @@ void finish_element(const LayerView<Real>& layer, const ForwardCursor<Real>& cur
 
 template <class Real>
 void write_dense(const LayerView<Real>& layer, const ForwardCursor<Real>& cursor) {
-    const int64_t b = cursor.b, t = cursor.t, width = layer.width;
+    const int64_t b = cursor.b, t = cursor.t, n = layer.padded, width = layer.width;
     if (layer.spikes.data) {
-        Real* SB_RESTRICT z = layer.spikes.data + t * layer.spikes.stride_t + b * layer.spikes.stride_b;
+        Real* SB_RESTRICT z = cursor.z;
         const Real* SB_RESTRICT graded = layer.coefficients.graded;
         const Real *SB_RESTRICT u = cursor.u, *SB_RESTRICT threshold = layer.coefficients.threshold;
-        for (int64_t j = 0; j < width; ++j) z[j] = u[j] > threshold[j] ? graded[j] : Real(0);
+        for (int64_t j = 0; j < n; ++j) z[j] = u[j] > threshold[j] ? graded[j] : Real(0);
+        store_row(layer.spikes.data + t * layer.spikes.stride_t + b * layer.spikes.stride_b, z, width);
     }
     if (layer.membrane_out.data)
         store_row(layer.membrane_out.data + t * layer.membrane_out.stride_t + b * layer.membrane_out.stride_b, cursor.m,
@@ -134,26 +125,23 @@ template <class Real>
 bool forward_scan(const LayerView<Real>& layer, ForwardCursor<Real>& cursor) {
     const StepTable<Real> table = find_step<Real>(layer.integrator, layer.poles, layer.pre, layer.post);
     const SigmaRule<Real> rule = sigma_rule(layer, layer.gradient);
-    const int64_t n = layer.padded, width = layer.width;
-    bool first = true;
+    const Feed<Real> feed = find_feed(layer);
+    const int64_t n = layer.padded, first = layer.first;
+    bool fresh = true;  // whether the current has yet to be read
     if (cursor.t == 0) start_element(layer, cursor);
     for (; cursor.t < layer.steps; ++cursor.t) {
-        if ((layer.want_spikes && !has_room(cursor.spike_sink, width)) ||
-            (layer.want_active && !has_room(cursor.active_sink, width)) ||
-            (layer.want_resets && !has_room(cursor.reset_sink, width)))
-            return false;
-        const int64_t row = cursor.b * layer.steps + cursor.t;
-        input_row(layer, cursor.b, cursor.t, first, cursor.current);
-        first = false;
+        if (!has_room(cursor.spike_sink) || !has_room(cursor.active_sink) || !has_room(cursor.reset_sink)) return false;
+        input_row(layer, feed, cursor.b, cursor.t, fresh, cursor.current);
+        fresh = false;
         if (layer.carrier_count) {
             store_row(cursor.m_prev, cursor.m, n);
             store_row(cursor.i_prev, cursor.i, n);
         }
-        table.step(layer.coefficients, n, cursor.current, cursor.m, cursor.i, cursor.u, rule.limit, cursor.bits);
+        table.step(layer, cursor.current, cursor.m, cursor.i, cursor.u, rule.limit, cursor.bits);
         if (layer.carrier_count) advance_carriers(layer, table, cursor);
-        if (layer.want_resets) append(cursor.reset_sink, cursor.bits.reset, n, row);
-        if (layer.want_spikes) append(cursor.spike_sink, cursor.bits.fired, n, row);
-        if (layer.want_active) append_active(layer, rule, cursor, row);
+        if (layer.want_resets) append(cursor.reset_sink, cursor.bits.reset, n, first, cursor.t);
+        if (layer.want_spikes) append(cursor.spike_sink, cursor.bits.fired, n, first, cursor.t);
+        if (layer.want_active) append_active(layer, rule, cursor);
         write_dense(layer, cursor);
     }
     finish_element(layer, cursor);

@@ -24,16 +24,28 @@ SB_INLINE void prefetch_row(const Real* row, int64_t width) {
 // How many steps ahead: far enough for main memory, near enough to stay in cache.
 constexpr int64_t prefetch_distance = 4;
 
-// Copies width entries into a padded row; the tail becomes zero.
-template <class Real>
-SB_INLINE void load_row(Real* SB_RESTRICT row, const Real* SB_RESTRICT source, int64_t width, int64_t padded) {
-    __builtin_memcpy(row, source, size_t(width) * sizeof(Real));
-    for (int64_t j = width; j < padded; ++j) row[j] = Real(0);
+// Chunks of a size known to the compiler, the last two overlapping: a call to the C library costs more than a short
+// row.
+template <int size, class Real>
+SB_INLINE void store_chunks(Real* SB_RESTRICT target, const Real* SB_RESTRICT row, int64_t width) {
+    if (width >= size) {
+        for (int64_t j = 0; j + size < width; j += size) __builtin_memcpy(target + j, row + j, size * sizeof(Real));
+        __builtin_memcpy(target + width - size, row + width - size, size * sizeof(Real));
+    } else if constexpr (size > 1) {
+        store_chunks<size / 2>(target, row, width);
+    }
 }
 
 template <class Real>
 SB_INLINE void store_row(Real* SB_RESTRICT target, const Real* SB_RESTRICT row, int64_t width) {
-    __builtin_memcpy(target, row, size_t(width) * sizeof(Real));
+    store_chunks<16>(target, row, width);
+}
+
+// Copies width entries into a padded row; the tail becomes zero.
+template <class Real>
+SB_INLINE void load_row(Real* SB_RESTRICT row, const Real* SB_RESTRICT source, int64_t width, int64_t padded) {
+    store_row(row, source, width);
+    for (int64_t j = width; j < padded; ++j) row[j] = Real(0);
 }
 
 template <class Real>

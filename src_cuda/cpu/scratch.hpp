@@ -6,14 +6,15 @@
 
 namespace sparse_backend {
 
-// Rows of a forward scan: state, step scratch, bit rows and carriers.
+// Rows of a forward scan: state, step scratch, bit rows and carriers. Rows follow u, so that whole words of 64 entries
+// can be read from it.
 template <class Real>
 class ForwardScratch {
   public:
     explicit ForwardScratch(const LayerView<Real>& view)
-        : rows_(7 + 3 * view.carrier_count, view.padded), words_(3, (view.padded + 63) / 64), cursor() {
+        : rows_(8 + 3 * view.carrier_count, view.padded), words_(3, (view.padded + 63) / 64), cursor() {
         for (Real** row :
-             {&cursor.m, &cursor.i, &cursor.current, &cursor.u, &cursor.sum, &cursor.m_prev, &cursor.i_prev})
+             {&cursor.m, &cursor.i, &cursor.current, &cursor.u, &cursor.z, &cursor.sum, &cursor.m_prev, &cursor.i_prev})
             *row = rows_.take();
         cursor.carrier_m = rows_.take(view.carrier_count);
         cursor.carrier_i = rows_.take(view.carrier_count);
@@ -21,6 +22,7 @@ class ForwardScratch {
         cursor.bits.fired = words_.take();
         cursor.bits.near = words_.take();
         cursor.bits.reset = words_.take();
+        cursor.bits.last = ~uint64_t(0) >> ((64 - view.width % 64) % 64);
     }
 
   private:

@@ -6,8 +6,8 @@
 #include "../common/neuron_step.hpp"
 #include "../common/structures.hpp"
 #include "../common/surrogates.hpp"
-#include "masks.hpp"
 #include "rows.hpp"
+#include "wide.hpp"
 
 namespace sparse_backend {
 namespace SPARSE_BACKEND_VARIANT {
@@ -18,30 +18,58 @@ SB_INLINE Coefficients<Real> coefficients_at(const CoefficientRows<Real>& rows, 
             rows.threshold[j], rows.reset[j], rows.graded[j]};
 }
 
-// In place on m and i; u is written. The bits are made while the row is at hand: near is |u - threshold| < limit.
-template <class N, class Real>
-void step_row(const CoefficientRows<Real>& rows, int64_t n, const Real* SB_RESTRICT current, Real* SB_RESTRICT m,
-              Real* SB_RESTRICT i, Real* SB_RESTRICT u, Real limit, const StepBits& bits) {
-    const CoefficientRows<Real> c = rows;
-    for (int64_t word = 0; 64 * word < n; ++word) {
-        const int64_t from = 64 * word, to = n - from < 64 ? n : from + 64;
+template <class Real>
+SB_INLINE Coefficients<Wide<Real>> shared_wide(const CoefficientRows<Real>& rows) {
+    typedef Wide<Real> W;
+    return {W(rows.membrane[0]),  W(rows.gain[0]),  W(rows.synapse[0]), W(rows.leak[0]),
+            W(rows.threshold[0]), W(rows.reset[0]), W(rows.graded[0])};
+}
+
+template <class Real>
+SB_INLINE Coefficients<Wide<Real>> wide_at(const CoefficientRows<Real>& rows, int64_t j) {
+    typedef Wide<Real> W;
+    return {W::load(rows.membrane + j),  W::load(rows.gain + j),  W::load(rows.synapse + j), W::load(rows.leak + j),
+            W::load(rows.threshold + j), W::load(rows.reset + j), W::load(rows.graded + j)};
+}
+
+// In place on m and i; u is written. The bits are made while the neurons are at hand: near is |u - threshold| < limit.
+// uniform: coefficients that all neurons share stay in registers.
+template <class N, bool uniform, class Real>
+SB_INLINE void step_words(const CoefficientRows<Real>& rows, int64_t n, const Real* SB_RESTRICT current,
+                          Real* SB_RESTRICT m, Real* SB_RESTRICT i, Real* SB_RESTRICT u, Real limit,
+                          const StepBits& bits) {
+    typedef Wide<Real> W;
+    const Coefficients<W> shared = shared_wide(rows);
+    const W limits(limit);
+    for (int64_t from = 0; from < n; from += 64) {
+        const int64_t size = n - from < 64 ? n - from : 64;
         uint64_t fired = 0, near = 0, reset = 0;
-        for (int64_t base = from; base < to; base += 16) {
-            const int64_t shift = base - from;
-            if (N::uses_reset) reset |= uint64_t(greater16(m + base, c.threshold + base)) << shift;
-            for (int64_t j = base; j < base + 16; ++j) {
-                const Step<Real> step = N::forward(coefficients_at(c, j), m[j], i[j], current[j]);
-                u[j] = step.u;
-                m[j] = step.m;
-                if (N::two_poles) i[j] = step.i;
-            }
-            fired |= uint64_t(greater16(u + base, c.threshold + base)) << shift;
-            near |= uint64_t(near16(u + base, c.threshold + base, limit)) << shift;
+        for (int64_t k = 0; k < size; k += W::count) {
+            const int64_t j = from + k;
+            const Coefficients<W> c = uniform ? shared : wide_at(rows, j);
+            const W m_prev = W::load(m + j), i_prev = N::two_poles ? W::load(i + j) : W(Real(0));
+            const Step<W> step = N::forward(c, m_prev, i_prev, W::load(current + j));
+            step.u.store(u + j);
+            step.m.store(m + j);
+            if (N::two_poles) step.i.store(i + j);
+            if (N::uses_reset) reset |= uint64_t(greater_bits(m_prev, c.threshold)) << k;
+            fired |= uint64_t(greater_bits(step.u, c.threshold)) << k;
+            near |= uint64_t(greater_bits(limits, magnitude(step.u - c.threshold))) << k;
         }
-        bits.fired[word] = fired;
-        bits.near[word] = near;
-        bits.reset[word] = reset;
+        const uint64_t valid = from + size == n ? bits.last : ~uint64_t(0);
+        bits.fired[from / 64] = fired & valid;
+        bits.near[from / 64] = near & valid;
+        bits.reset[from / 64] = reset & valid;
     }
+}
+
+template <class N, class Real>
+void step_row(const LayerView<Real>& layer, const Real* SB_RESTRICT current, Real* SB_RESTRICT m, Real* SB_RESTRICT i,
+              Real* SB_RESTRICT u, Real limit, const StepBits& bits) {
+    if (layer.uniform)
+        step_words<N, true>(layer.coefficients, layer.padded, current, m, i, u, limit, bits);
+    else
+        step_words<N, false>(layer.coefficients, layer.padded, current, m, i, u, limit, bits);
 }
 
 // i' of the step to come, from the state before it (only needed for coefficient gradients).
@@ -134,7 +162,7 @@ void reverse_row(const CoefficientRows<Real>& rows, int64_t n, const ReverseRows
 
 template <class Real>
 struct StepTable {
-    void (*step)(const CoefficientRows<Real>&, int64_t, const Real*, Real*, Real*, Real*, Real limit, const StepBits&);
+    void (*step)(const LayerView<Real>&, const Real*, Real*, Real*, Real*, Real limit, const StepBits&);
     void (*current)(const CoefficientRows<Real>&, int64_t, const Real*, const Real*, const Real*, Real*);
     void (*carrier)(const CoefficientRows<Real>&, Carrier, int64_t, const Real*, const Real*, const Real*, Real*, Real*,
                     Real*);

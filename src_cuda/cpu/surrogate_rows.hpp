@@ -56,7 +56,7 @@ void select_row(const SigmaRule<Real>& shared, int64_t n, const Real* SB_RESTRIC
             sigma[k] = sigma_at<kind, gradient>(rule, u[base + k] - threshold[base + k], next);
             if (gradient == Gradient::sampled) sum[base + k] = next;
         }
-        word = (word & ~part) | uint64_t(nonzero16(sigma)) << (base % 64);
+        word &= ~part | uint64_t(nonzero16(sigma)) << (base % 64);
     }
 }
 

@@ -68,6 +68,11 @@ TypedLayer<Real>::TypedLayer(const Layer& layer) : view() {
     view.width = layer.width;
     view.padded = padded_width(layer.width);
     view.inputs = layer.inputs;
+    view.columns = layer.width;
+    view.uniform = true;
+    for (const Coefficient& c :
+         {layer.membrane, layer.gain, layer.synapse, layer.leak, layer.threshold, layer.reset, layer.graded})
+        view.uniform = view.uniform && !c.per_neuron;
     rows_.resize(9 * view.padded);
     set_row(0, layer.membrane, 0, 0);
     set_row(1, layer.gain, 1, 1);
@@ -112,6 +117,23 @@ TypedLayer<Real>::TypedLayer(const Layer& layer) : view() {
     view.i_last = writable<Real>(layer.i_last);
     view.carrier_m_last = writable<Real>(layer.carrier_m_last);
     view.carrier_i_last = writable<Real>(layer.carrier_i_last);
+}
+
+template <class Real>
+LayerView<Real> TypedLayer<Real>::tile(int64_t first, int64_t width) const {
+    LayerView<Real> tile = view;
+    tile.first = first;
+    tile.width = width;
+    tile.padded = padded_width(width);
+    CoefficientRows<Real>& c = tile.coefficients;
+    for (const Real** row : {&c.membrane, &c.gain, &c.synapse, &c.leak, &c.threshold, &c.reset, &c.graded, &tile.bias,
+                             &tile.m0, &tile.i0, &tile.current.data})
+        if (*row) *row += first;
+    for (Real** row : {&tile.spikes.data, &tile.membrane_out.data, &tile.m_last, &tile.i_last, &tile.carrier_m_last,
+                       &tile.carrier_i_last})
+        if (*row) *row += first;
+    tile.weight_t = nullptr;
+    return tile;
 }
 
 template class TypedLayer<float>;

@@ -27,7 +27,7 @@ def compress(x: Tensor, limit: float = 1.0, threads: int = 1) -> tuple[Tensor, T
     floating = x.dtype if x.dtype.is_floating_point else torch.float32
     ptr = torch.empty(steps * batch + 1, dtype=torch.int64)
     idx, val = torch.empty(found.count, dtype=torch.int32), torch.empty(found.count, dtype=floating)
-    found.write(address(ptr), address(idx), address(val), val_dtype=dtype_code(floating))
+    found.write(address(ptr), address(idx), address(val))
     assert found.all_ones == bool((val == 1).all())
     assert found.density == pytest.approx(found.count / x.numel())
     return ptr, idx, val
