@@ -58,6 +58,32 @@ def test_compress_of_strided_and_constant_inputs() -> None:
         assert torch.equal(found[1], events_of(view)[1])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8])
+@pytest.mark.parametrize("position", [(0, 0, 0), (3, 29, 64), (59, 29, 129)])
+def test_one_value_that_is_not_one_makes_all_values_kept(
+    dtype: torch.dtype, position: tuple[int, int, int]
+) -> None:
+    """Whichever thread finds it, and however many rows were read before."""
+    x = (torch.rand(60, 30, 130, generator=torch.Generator().manual_seed(3)) < 0.1).to(dtype)
+    x[position] = 2
+    for view in (x, x.transpose(0, 1), x[:, 1:], x[:, :, 1:]):
+        expected = events_of(view.float())
+        for threads in (1, 2, 3, 5):
+            found = compress(view, threads=threads)
+            assert found is not None
+            for actual, wanted in zip(found, expected, strict=True):
+                assert torch.equal(actual.to(wanted.dtype), wanted)
+
+
+@pytest.mark.parametrize("shape", [(1, 500, 70), (500, 1, 70), (1, 1, 5000)])
+def test_compress_of_few_rows(shape: tuple[int, int, int]) -> None:
+    x = (torch.rand(shape, generator=torch.Generator().manual_seed(4)) < 0.1).float()
+    for threads in (1, 4):
+        found = compress(x, threads=threads)
+        assert found is not None
+        assert all(torch.equal(actual, wanted) for actual, wanted in zip(found, events_of(x), strict=True))
+
+
 def test_negative_zero_is_no_event_and_nan_is_one() -> None:
     found = compress(torch.tensor([[[-0.0, float("nan"), 0.0, 2.0]]]))
     assert found is not None and found[1].tolist() == [1, 3]
