@@ -73,7 +73,7 @@ class CompressedRange {
         int64_t added = x.compress(rows, next_idx(), valued_ ? next_value() : nullptr, counts);
         if (added < 0) {
             valued_ = true;
-            make_room(rows.count * x.width);
+            piece_.values.reserve(size(piece_.idx.capacity()));
             piece_.fill(Value(1));
             added = x.compress(rows, next_idx(), next_value(), counts);
         }
