@@ -1,7 +1,7 @@
 # make demo   train examples/snntorch_digits.py stock and accelerated, side by side
 # make test   run the tests          make lint   ruff, mypy, clang-format
 # make bench  measure speed          make gpu    build, test, check and measure on a GPU
-# make clean  remove what was built
+# make clean  remove what was built       make cuda-resources  registers and spills of the CUDA kernels
 # Needs Python >= 3.10 (PYTHON=...), a C++ compiler and make; everything else goes into .venv.
 
 PYTHON ?= python3
@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find src_cuda -type f) CMakeLists.txt pyproject.toml
 CXX_SOURCES := $(shell find src_cuda tests -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint bench gpu setup clean
+.PHONY: demo test lint bench gpu cuda-resources setup clean
 
 demo: setup
 	$(BIN)/python -m sparse_backend compare $(SCRIPT)
@@ -35,6 +35,9 @@ bench: setup
 # With the Python and torch that are there, not those of .venv: GPU machines bring their own.
 gpu:
 	PYTHON=$(PYTHON) .ci/gpu
+
+cuda-resources:
+	$(PYTHON) src_cuda/resources.py benchmarks/results/cuda-resources.txt
 
 setup: $(VENV)/installed
 

@@ -143,6 +143,8 @@ class LayerRuntime:
         The first batches of a layer are repeated until the level gives about the budget; after that the level
         only follows, from one batch to the next. steps: T.  entries: T B N.
         """
+        if not output.counted:
+            return False
         trained = output.spikes is not None and output.spikes.carrier.requires_grad
         sampling = self.sampling if trained and self.options.gradient == "sampled" else None
         if sampling is not None and sampling.adjust(output.active_fraction, entries, self.options.budget):

@@ -14,7 +14,7 @@ from ..options import native_allowed
 from . import cost, events, reference
 from .contract import Layer, LayerGradients, LayerOutputs, OutputGradients
 
-__all__ = ["backward", "compress", "forward", "gather", "name", "native", "to_dense"]
+__all__ = ["backward", "compress", "counts", "forward", "gather", "name", "native", "to_dense"]
 
 _DTYPES = (torch.float32, torch.float64)
 _NATIVE = "sparse_backend._cpu"
@@ -53,6 +53,15 @@ def _on_cuda(x: Tensor) -> bool:
     from . import cuda_place
 
     return cuda_place.available(x.device)
+
+
+def counts(layer: Layer) -> bool:
+    """Whether list sizes are counts; while a CUDA graph is captured they are room for every entry."""
+    if not _on_cuda(layer.m0):
+        return True
+    from . import cuda_place
+
+    return not cuda_place.capturing(layer.m0.device)
 
 
 def _module(layer: Layer) -> ModuleType:

@@ -81,6 +81,7 @@ class LayerOutput:
 
     spikes: packed, or None when the neuron does not fire.  dense_spikes, membrane: `[T, B, N]` if asked for.
     state: final states, each `[B, N]`.  active_fraction, spike_density: in [0, 1].
+    counted: whether the two are known; they are not while a CUDA graph is captured.
     algorithm: the form chosen for each product.  saved_bytes: held for the backward pass beside the inputs.
     """
 
@@ -90,6 +91,7 @@ class LayerOutput:
     state: tuple[Tensor, ...]
     active_fraction: float
     spike_density: float
+    counted: bool
     algorithm: dict[str, str]
     saved_bytes: int
 
@@ -174,6 +176,7 @@ def _describe(layer: Layer, out: LayerOutputs, spike_dtype: torch.dtype) -> Laye
         state=(out.m_last, out.i_last) if spec.poles == 2 else (out.m_last,),
         active_fraction=1.0 if layer.active_dense else out.aidx.numel() / entries,
         spike_density=out.idx.numel() / entries,
+        counted=backend.counts(layer),
         algorithm=cost.choices(layer, out),
         saved_bytes=sum(value.nbytes for value in out.flat()[COUNTED_FROM:]),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -235,20 +236,20 @@ def test_capture_has_fixed_shapes_and_reads_nothing(
             want_spikes=True  # type: ignore[arg-type]
         )  # fmt: skip
         assert second.spikes is not None
-        shapes.append(tuple(second.spikes.idx.shape))
+        shapes.append((second.counted, second.spikes.idx.numel()))
         return above.gradients(second.dense_spikes, None, second.state) | {
             f"below.{name}": value
             for name, value in below.gradients(first.dense_spikes, None, first.state).items()
         }
 
-    shapes: list[tuple[int, ...]] = []
+    shapes: list[tuple[bool, int]] = []
     want = run()
     monkeypatch.setattr(cuda_place, "capturing", lambda device: True)
     for method in ("tolist", "item", "__bool__", "__int__", "__float__", "nonzero"):
         monkeypatch.setattr(torch.Tensor, method, _forbidden(method))
     got = run()
     monkeypatch.undo()
-    assert shapes[1] == (20 * 3 * 7,)
+    assert shapes[0][0] and shapes[1] == (False, 20 * 3 * 7)
     assert_close(got, want, 1e-10)
 
 
@@ -331,6 +332,32 @@ def test_chunks_fit_the_cache() -> None:
     assert cuda_cost.chunk_steps(500, 256 * 200 * 4, 16, device) == 80
     assert cuda_cost.chunk_steps(10, 4, 16, device) == 16
     assert cuda_cost.chunk_steps(1000, 1 << 30, 16, device) == 16
+
+
+def test_the_ratio_is_timed_once_and_kept(
+    on_host: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    timed = cuda_cost.measure(torch.device("cpu"), torch.float32, inputs=3, width=40, rows=64)
+    assert 0 < timed < float("inf")
+    calls: list[float] = []
+
+    def measure(device: torch.device, dtype: torch.dtype) -> float:
+        calls.append(21.0 + len(calls))
+        return calls[-1]
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cuda_cost, "measure", measure)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU/80")
+    device = torch.device("cuda", 0)
+    for _ in range(2):
+        cuda_cost._timed.cache_clear()
+        assert cuda_cost.ratio(device, torch.float32) == 21.0
+    (tmp_path / "sparse_backend/cuda-A-GPU-80.json").write_text("not json")
+    cuda_cost._timed.cache_clear()
+    assert cuda_cost.ratio(device, torch.float32) == 22.0
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert cuda_cost.ratio(device, torch.float32) == 18.0
+    cuda_cost._timed.cache_clear()
 
 
 def fields(**changes: int) -> dict[str, int]:
