@@ -36,6 +36,7 @@ def output(fraction: float, trained: bool = True) -> Any:
     return SimpleNamespace(
         spikes=SimpleNamespace(carrier=carrier),
         active_fraction=fraction,
+        counted=True,
         spike_density=0.1,
         algorithm={"dW": "events"},
         saved_bytes=10,
