@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find src_cuda -type f) CMakeLists.txt pyproject.toml
-CXX_SOURCES := $(shell find src_cuda tests -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_SOURCES := $(shell find src_cuda tests benchmarks -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: demo test lint bench gpu cuda-resources setup clean
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from .timing import PHASES
 
@@ -47,7 +48,8 @@ def draw_rows(results: list[dict[str, Any]], path: Path) -> None:
     for axes in (times, ratios):
         axes.set_xticks(range(len(shown)), names)
         axes.grid(axis="y", alpha=0.3)
-        axes.legend()
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    _plain_numbers(times)
     figure.savefig(path, dpi=120)
 
 
@@ -65,4 +67,12 @@ def draw_sweep(results: list[dict[str, Any]], over: str, path: Path) -> None:
     axes.set_title(f"{results[0]['gradient']}: step time over {_AXES[over]}")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
+    _plain_numbers(axes)
     figure.savefig(path, dpi=120)
+
+
+def _plain_numbers(axes: Any) -> None:
+    """Milliseconds at 1, 2 and 5 of each decade, instead of powers of ten."""
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(NullFormatter())

@@ -14,7 +14,7 @@ from .rows import Row
 
 __all__ = ["SWEEPS", "sweep"]
 
-_BASE = Row((400, 128, 128, 10), 100, 32, 0.02, 0.02)
+_BASE = Row((700, 200, 200, 20), 100, 64, 0.015, 0.02)
 _FRACTIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 SWEEPS: dict[str, tuple[float, ...]] = {
@@ -52,7 +52,7 @@ def _point(over: str, value: float) -> tuple[Row, dict[str, Any]]:
     if over == "steps":
         return replace(_BASE, steps=int(value), widths=(100, 64, 10), batch=16), {}
     if over == "width":
-        return replace(_BASE, widths=(400, int(value), int(value), 10), steps=25), {}
+        return replace(_BASE, widths=(700, int(value), int(value), 20), steps=25, batch=32), {}
     if over == "density":
         return replace(_BASE, density=value), {}
     return _BASE, {"half_width": _half_width(_BASE, value)}
