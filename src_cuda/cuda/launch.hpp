@@ -46,7 +46,7 @@ class OnDevice {
     bool changed_ = false;
 };
 
-// Launches a kernel over `count` units of work, `threads` of them in a block (or blocks of `threads`, each_block).
+// Launches a kernel at a place; `what`, a literal, names operator and kernel in errors.
 #define SB_RUN(what, kernel, blocks, threads, place, ...)                                                      \
     do {                                                                                                       \
         const int64_t number_of_blocks = (blocks);                                                             \

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sparse_backend.neurons import NeuronSpec
 from sparse_backend.neurons import surrogates as S
-from sparse_backend.ops import cuda, cuda_cost, cuda_lists, cuda_place, events
+from sparse_backend.ops import backend, cuda, cuda_cost, cuda_lists, cuda_place, events
 from sparse_backend.ops.sequence import GradientRule, LayerOutput, PackedSpikes, run_layer
 
 SAMPLED = GradientRule("sampled", 0.4, 11)
@@ -33,8 +33,6 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextlib.contextmanager
 def plain_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The reference, within a test that runs on the kernels."""
-    from sparse_backend.ops import backend
-
     with monkeypatch.context() as patch:
         patch.setattr(backend, "_on_cuda", lambda x: False)
         yield
@@ -68,6 +66,27 @@ def test_widths(on_host: ModuleType, monkeypatch: pytest.MonkeyPatch, width: int
     else:
         # Another order of summation may move an entry across the threshold; the mean difference stays small.
         assert_close(got, want, 1e-4)
+
+
+@pytest.mark.parametrize("spec", SPECS[:12], ids=spec_name)
+def test_lists_are_those_of_the_cpu_kernels(
+    on_host: ModuleType, monkeypatch: pytest.MonkeyPatch, spec: NeuronSpec
+) -> None:
+    """In float32 too: both add the events of a step in their order, then the bias."""
+    monkeypatch.setenv("SPARSE_BACKEND_NATIVE", "auto")
+    if backend.native() is None:
+        pytest.skip("the native CPU module was not built")
+    case = Case.random(
+        spec, S.atan(2.0), steps=30, batch=3, inputs=60, width=45, density=0.03, dtype=torch.float32,
+        input_gradient=False, membrane_gradient=False, learn=False,
+    )  # fmt: skip
+    monkeypatch.setattr(backend, "_module", lambda layer: cuda)
+    got = case.run(SAMPLED)
+    monkeypatch.undo()
+    want = case.run(SAMPLED)
+    assert want.algorithm["backend"] == "cpu" and want.algorithm["feed"] == got.algorithm["feed"] == "events"
+    assert all(torch.equal(a, b) for a, b in zip(lists(got), lists(want), strict=True))
+    assert torch.equal(got.state[0], want.state[0])
 
 
 @pytest.mark.parametrize(
