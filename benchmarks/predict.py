@@ -235,6 +235,21 @@ def _backward(
     return found
 
 
+def dense_seconds(row: Row, device: Device = H100, tf32: bool = False) -> float:
+    """Device time of a training step of the best dense program.
+
+    A matrix product over all steps per product, and one fused scan per layer each way, which reads or writes
+    three floats per entry.
+    """
+    rows = float(row.steps * row.batch)
+    flops = device.flops_tf32 if tf32 else device.flops
+    total = 0.0
+    for layer, (inputs, width) in enumerate(zip(row.widths, row.widths[1:], strict=False)):
+        products = 3 if layer else 2  # no gradient of the data
+        total += products * 2 * rows * inputs * width / flops + 2 * 3 * _FLOAT * rows * width / device.memory
+    return total
+
+
 def crossover(device: Device = H100, tf32: bool = False) -> float:
     """Density above which a matrix product beats adding a row of float32 per event."""
     return (2 / (device.flops_tf32 if tf32 else device.flops)) / (_FLOAT / device.l2)
@@ -287,6 +302,12 @@ def _show(console: Console, name: str, found: Prediction, device: Device) -> Non
             f"{phase:9} stock {1e3 * stock:6.1f} ms, accelerated {1e3 * fast:5.2f} ms, {stock / fast:4.0f}x",
             highlight=False,
         )
+    kernels = sum(kernel.seconds(device) for kernel in (*found.forward, *found.backward))
+    dense, tf32 = (1e3 * dense_seconds(ROWS[name], device, allowed) for allowed in (False, True))
+    console.print(
+        f"on the device {1e3 * kernels:.2f} ms; a fused dense program {dense:.2f} ms, {tf32:.2f} with TF32",
+        highlight=False,
+    )
     console.print(
         f"of it, the host takes {1e3 * found.host_forward:.1f} ms in the forward pass\n",
         highlight=False,

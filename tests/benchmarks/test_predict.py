@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.predict import H100, Kernel, crossover, main, predict
-from benchmarks.rows import ROWS
+from benchmarks.predict import H100, Kernel, crossover, dense_seconds, main, predict
+from benchmarks.rows import ROWS, Row
 
 
 def test_a_kernel_is_bound_by_its_largest_term() -> None:
@@ -22,6 +22,13 @@ def test_bytes_of_the_input_and_the_feed() -> None:
     assert compress.memory == pytest.approx(entries * (4 + 3 / 8 + 4 * row.density))
     assert scan.l2 == pytest.approx(4 * row.density * entries * row.widths[1])
     assert len(found.backward) == 3 * 3 - 1  # no layer below the first
+
+
+def test_a_dense_program_does_all_products() -> None:
+    row = Row((30, 20, 10), 4, 2)
+    multiplications = 8 * (2 * 30 * 20 + 3 * 20 * 10)
+    moved = 6 * 4 * 8 * (20 + 10)
+    assert dense_seconds(row) == pytest.approx(2 * multiplications / H100.flops + moved / H100.memory)
 
 
 def test_more_flops_lower_the_crossover() -> None:
