@@ -35,10 +35,11 @@ template <class Real>
 struct LayerView {
     int64_t steps, batch, width, padded, inputs;
     int64_t first, columns;       // of the tile within the layer; neurons of the layer, the stride of [B, N] arrays
+    int64_t weight_stride;        // of weight_t, whose rows may have an entry for every neuron of the layer
     bool uniform;                 // every coefficient is the same for all neurons, padding included
     Strided<const Real> current;  // absent: the input is the event list times weight_t, plus bias
     EventList<Real> input;
-    const Real* weight_t;  // [inputs, padded]
+    const Real* weight_t;  // [inputs, weight_stride]
     const Real* bias;      // padded row
     CoefficientRows<Real> coefficients;
     const Real *m0, *i0;  // [B, N] or null for zeros
@@ -95,6 +96,7 @@ struct GradientView {
     EventList<Real> active;  // positions of g_active, u and carriers
     const Real* active_u;
     const Real* active_carriers;  // [P, carrier_count]
+    const Real* entry_values;     // [P], of entry_values() in sparse_entries.hpp
     EventList<Real> spikes, resets;
     const Real* g_active;
     Strided<const Real> g_spikes, g_membrane;
@@ -110,7 +112,7 @@ struct GradientView {
     bool want_membrane, want_gain, want_synapse, want_leak, want_threshold, want_reset, want_graded;
 };
 
-// Sums of one slot (a fixed range of the batch), added up in slot order by the driver.
+// Sums over one slot (a fixed range of the batch) for the neurons of a view, added up in slot order by the driver.
 template <class Real>
 struct SlotSums {
     Real* weight_t;  // [inputs, padded], or [width, inputs padded to 16] in trace form, or null
@@ -130,22 +132,34 @@ struct TraceScratch {
     Real *inner, *outer;  // padded rows of inputs
 };
 
+// The input events of a block of rows, sorted by input.
+template <class Real>
+struct InputBuckets {
+    static constexpr int64_t block_rows = 1024;
+    int32_t* begin;  // [inputs + 1]
+    uint16_t* row;   // within the block
+    Real* val;
+};
+
 // One thread's scratch for the reverse scans; padded rows unless said otherwise.
 template <class Real>
 struct ReverseScratch {
-    Real* decay;  // factor of the membrane from step to step
-    Real *mu, *carry, *lambda, *eta, *l, *spike, *g_z, *g_m, *g_i, *current_sum;
+    const Real* decay;  // factor of the membrane from step to step
+    Real *mu, *carry, *row, *eta, *l, *spike, *g_z, *g_m, *g_i;
     Real *spiked_l, *reset_l;
-    Real *entry_threshold, *entry_sigma;  // [largest number of active entries of a batch element]
-    Real* entry_add;                      // what each active entry of a step adds
-    int32_t* first_reset;                 // neurons reset by the initial state
+    Real* entry_add;       // what each active entry of a step adds
+    int32_t* first_reset;  // neurons reset by the initial state
     int64_t first_reset_count;
+    bool unit_gain;      // lambda is mu
+    int64_t chunk_rows;  // rows of lambda that are made before their products are
+    Real* lambda;        // [chunk_rows, padded]; in the dense scan u until lambda takes its place
     // Dense scan only: the recomputed trajectory of one batch element, [T, padded].
-    Real *u, *m, *i_new;
+    Real *m, *i_new;
     Real* sigma;  // [T, padded] when sampled, else one row
     ForwardCursor<Real> forward;
     Real* plain;  // mu if nothing happened at this step
     TraceScratch<Real> trace;
+    InputBuckets<Real> buckets;
 };
 
 // The kernels of one instruction set and one precision.
@@ -153,10 +167,13 @@ template <class Real>
 struct Kernels {
     // Advances the cursor until the sequence ends or a sink has no room for one more row.
     bool (*forward)(const LayerView<Real>&, ForwardCursor<Real>&);
+    // The reverse scans of batch elements [from, to).
     void (*sparse_reverse)(const LayerView<Real>&, const GradientView<Real>&, const SlotSums<Real>&,
-                           ReverseScratch<Real>&, int64_t b);
+                           ReverseScratch<Real>&, int64_t from, int64_t to);
     void (*dense_reverse)(const LayerView<Real>&, const GradientView<Real>&, const SlotSums<Real>&,
-                          ReverseScratch<Real>&, int64_t b);
+                          ReverseScratch<Real>&, int64_t from, int64_t to);
+    // Values of the active entries [from, to) before the sparse scan; see sparse_entries.hpp.
+    void (*entry_values)(const LayerView<Real>&, const GradientView<Real>&, int64_t from, int64_t to, Real* values);
     bool (*is_supported)(Integrator, int poles, Pre, Post);
     // Non-zero entries of rows, `stride` apart: writes indices, values and each row's number, returns the sum. Without
     // val, -1 where an entry is not one.

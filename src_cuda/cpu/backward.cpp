@@ -1,5 +1,6 @@
-// Driver of the reverse scans: a fixed number of slots, each a contiguous range of the batch with its own
-// sums, added up in slot order. The number depends on sizes only, so results do not depend on threads.
+// Driver of the reverse scans: a fixed number of slots, each a contiguous range of the batch with its own sums, added
+// up in slot order; wide layers are cut into tiles of neurons besides. Both depend on sizes only, so results do not
+// depend on threads.
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
@@ -88,41 +89,65 @@ bool uses_trace(const Gradients& g, bool dense) {
     return g.d_weight && g.form == weight_trace && !dense && (g.x || !g.g_membrane);
 }
 
+// Neurons of a tile: as many as keep lambda and dW near, fewer where the batch alone would leave threads idle. The
+// trace form filters the whole input for every tile, so it has one.
+template <class Real>
+int64_t tile_width(const LayerView<Real>& view, bool trace) {
+    constexpr int64_t whole = 1024 / int64_t(sizeof(Real)), part = whole / 2, small_batch = 8;
+    if (trace) return view.padded;
+    if (view.batch < small_batch) return part / 2;
+    return view.padded <= whole ? view.padded : part;
+}
+
 // A slot costs clearing and adding up one dW; it has to be paid for by the rows that it takes.
 template <class Real>
-int64_t slot_count(const LayerView<Real>& view, const GradientView<Real>& grads) {
+int64_t slot_count(const LayerView<Real>& view, const GradientView<Real>& grads, int64_t tiles) {
+    constexpr int64_t least = 4, most = 64;  // of slots times tiles: enough for as many threads
     if (!grads.want_weight) return std::min<int64_t>(view.batch, 16);
     const int64_t rows = view.batch * view.steps;
     const int64_t work = grads.trace ? rows + (grads.active.ptr ? grads.active.ptr[rows] : 0) : view.input.ptr[rows];
     const int64_t size = grads.trace ? view.width : view.inputs;
-    return std::min(view.batch, std::clamp<int64_t>(work / (48 * size), 4, 64));
+    const int64_t count = std::clamp<int64_t>(work / (100 * size), least / tiles, (most + tiles - 1) / tiles);
+    return std::clamp<int64_t>(count, 1, view.batch);
 }
 
-// Entries of one slot's dW.
+template <class T>
+T* moved(T* data, int64_t by) {
+    return data ? data + by : nullptr;
+}
+
+// For neurons from `first` on; d_low is the tile's own.
 template <class Real>
-int64_t weight_size(const LayerView<Real>& view, const GradientView<Real>& grads) {
-    if (!grads.want_weight) return 0;
-    return grads.trace ? view.width * padded_width(view.inputs) : view.inputs * view.padded;
+GradientView<Real> tile_of(GradientView<Real> grads, int64_t first, Real* d_low) {
+    for (const Real** row : {&grads.g_spikes.data, &grads.g_membrane.data, &grads.g_m_last, &grads.g_i_last})
+        *row = moved(*row, first);
+    for (Real** row : {&grads.d_current.data, &grads.d_current_sum, &grads.d_m0, &grads.d_i0})
+        *row = moved(*row, first);
+    grads.d_low = d_low;
+    return grads;
 }
 
-// The sums of all slots; row k of a slot's small sums belongs to output k of small_outputs.
+// The sums of all slots; row k of a slot's small sums belongs to output k of small_outputs. A slot's dW lies tile by
+// tile: [inputs, padded width of the tile], or [width, inputs padded] in trace form.
 template <class Real>
 class Slots {
   public:
     static constexpr int small = 8;
 
-    Slots(const LayerView<Real>& view, int64_t count, int64_t weight_size)
+    Slots(const LayerView<Real>& view, const GradientView<Real>& grads, int64_t count)
         : count_(count),
+          trace_(grads.trace),
           padded_(view.padded),
-          weight_size_(weight_size),
+          row_size_(grads.trace ? padded_width(view.inputs) : view.inputs),
+          weight_size_(grads.want_weight ? weight_size(view) : 0),
           rows_(count * small, view.padded),
           weights_(count * weight_size_),
           first_row_(rows_.take(0)) {}
 
-    SlotSums<Real> slot(int64_t s) const {
-        Real* r = first_row_ + s * small * padded_;
+    SlotSums<Real> slot(int64_t s, int64_t first) const {
+        Real* r = first_row_ + s * small * padded_ + first;
         const int64_t n = padded_;
-        return {weight_size_ ? weight(s) : nullptr,
+        return {weight_size_ ? weight(s, first) : nullptr,
                 r,
                 r + n,
                 r + 2 * n,
@@ -132,8 +157,9 @@ class Slots {
                 r + 6 * n,
                 r + 7 * n};
     }
-    Real* weight(int64_t s) const { return weights_.get() + s * weight_size_; }
-    void clear_weight(int64_t s) const { std::fill(weight(s), weight(s) + weight_size_, Real(0)); }
+    // dW of the tile that begins at neuron `first`.
+    Real* weight(int64_t s, int64_t first) const { return weights_.get() + s * weight_size_ + first * row_size_; }
+    int64_t weight_size(const LayerView<Real>& tile) const { return row_size_ * (trace_ ? tile.width : tile.padded); }
     int64_t count() const { return count_; }
 
     // Sum over slots of small row k, entry j.
@@ -144,55 +170,55 @@ class Slots {
     }
 
   private:
-    int64_t count_, padded_, weight_size_;
+    int64_t count_;
+    bool trace_;
+    int64_t padded_, row_size_, weight_size_;
     Rows<Real> rows_;
     Buffer<Real> weights_;
     Real* first_row_;
 };
 
-// Adds the slots up into the first and writes it as d_weight [N, n_in].
+// Adds the slots of one tile up into the first and writes it as rows of d_weight [N, n_in].
 template <class Real>
-void write_weight(const LayerView<Real>& view, const Slots<Real>& slots, bool trace, Real* d_weight, int64_t threads) {
+void write_weight(const LayerView<Real>& tile, const Slots<Real>& slots, bool trace, Real* d_weight, int64_t threads) {
     constexpr int64_t block = 32;
-    const int64_t count = trace ? view.width : view.inputs, stride = trace ? padded_width(view.inputs) : view.padded;
+    const int64_t count = trace ? tile.width : tile.inputs, stride = trace ? padded_width(tile.inputs) : tile.padded;
     const int64_t blocks = (count + block - 1) / block;
     const Kernels<Real>& kernel = kernels_for<Real>();
+    Real* to = d_weight + tile.first * tile.inputs;
 #pragma omp parallel for schedule(static) num_threads(int(threads))
     for (int64_t k = 0; k < blocks; ++k) {
         const int64_t from = k * block, rows = std::min(block, count - from);
-        Real* sum = slots.weight(0) + from * stride;
+        Real* sum = slots.weight(0, tile.first) + from * stride;
         for (int64_t s = 1; s < slots.count(); ++s)
-            kernel.add_rows(sum, slots.weight(s) + from * stride, rows * stride);
-        if (!trace) kernel.transpose(sum, stride, rows, view.width, d_weight + from, view.inputs, rows);
+            kernel.add_rows(sum, slots.weight(s, tile.first) + from * stride, rows * stride);
+        if (!trace) kernel.transpose(sum, stride, rows, tile.width, to + from, tile.inputs, rows);
         for (int64_t r = 0; trace && r < rows; ++r)
-            std::copy(sum + r * stride, sum + r * stride + view.inputs, d_weight + (from + r) * view.inputs);
+            std::copy(sum + r * stride, sum + r * stride + tile.inputs, to + (from + r) * tile.inputs);
     }
 }
 
+// Adds what the tiles found for d_low, in their order.
 template <class Real>
-void backward_typed(const Layer& layer, const Gradients& gradients, bool dense) {
-    const TypedLayer<Real> typed(layer);
-    const LayerView<Real>& view = typed.view;
-    if (dense) check_input(layer);
-    check_gradients(layer, gradients, dense);
-    GradientView<Real> grads = gradient_view<Real>(gradients);
-    grads.trace = uses_trace(gradients, dense);
-    const Slots<Real> slots(view, slot_count(view, grads), weight_size(view, grads));
-    const Kernels<Real>& kernel = kernels_for<Real>();
-    const auto reverse = dense ? kernel.dense_reverse : kernel.sparse_reverse;
-    const int64_t threads = std::min(layer.threads, slots.count());
-    ParallelErrors errors;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(int(threads))
-    for (int64_t s = 0; s < slots.count(); ++s)
-        errors.guard([&] {
-            ReverseMemory<Real> memory(view, grads, typed.decay(), dense);
-            if (grads.want_weight) slots.clear_weight(s);
-            const int64_t to = view.batch * (s + 1) / slots.count();
-            for (int64_t b = view.batch * s / slots.count(); b < to; ++b)
-                reverse(view, grads, slots.slot(s), memory.scratch, b);
-        });
-    errors.rethrow();
-    if (grads.want_weight) write_weight(view, slots, grads.trace, writable<Real>(gradients.d_weight), layer.threads);
+void add_partial(Real* sum, const Buffer<Real>& partial, int64_t tiles, int64_t count, int64_t threads) {
+    constexpr int64_t block = 4096;
+#pragma omp parallel for schedule(static) num_threads(int(threads))
+    for (int64_t from = 0; from < count; from += block)
+        for (int64_t k = 0; k + 1 < tiles; ++k)
+            kernels_for<Real>().add_rows(sum + from, partial.get() + k * count + from, std::min(block, count - from));
+}
+
+template <class Real>
+void value_entries(const LayerView<Real>& view, const GradientView<Real>& grads, int64_t count, Real* values,
+                   int64_t threads) {
+    constexpr int64_t block = 4096;
+#pragma omp parallel for schedule(static) num_threads(int(threads))
+    for (int64_t from = 0; from < count; from += block)
+        kernels_for<Real>().entry_values(view, grads, from, std::min(from + block, count), values);
+}
+
+template <class Real>
+void write_small_sums(const LayerView<Real>& view, const Slots<Real>& slots, const Gradients& gradients) {
     const int64_t outputs[Slots<Real>::small] = {gradients.d_bias,    gradients.d_membrane, gradients.d_gain,
                                                  gradients.d_synapse, gradients.d_leak,     gradients.d_threshold,
                                                  gradients.d_reset,   gradients.d_graded};
@@ -205,6 +231,45 @@ void backward_typed(const Layer& layer, const Gradients& gradients, bool dense) 
             writable<Real>(outputs[k])[j] =
                 unused ? Real(0) : slots.total(k, j) * (scaled ? view.coefficients.membrane[j] : Real(1));
     }
+}
+
+template <class Real>
+void backward_typed(const Layer& layer, const Gradients& gradients, bool dense) {
+    const TypedLayer<Real> typed(layer);
+    const LayerView<Real>& view = typed.view;
+    if (dense) check_input(layer);
+    check_gradients(layer, gradients, dense);
+    GradientView<Real> grads = gradient_view<Real>(gradients);
+    grads.trace = uses_trace(gradients, dense);
+    const int64_t rows = view.batch * view.steps, width = tile_width(view, grads.trace);
+    const int64_t tiles = (view.padded + width - 1) / width, lows = grads.low.ptr ? grads.low.ptr[rows] : 0;
+    const int64_t entries = !dense && grads.active.ptr ? grads.active.ptr[rows] : 0;
+    const Slots<Real> slots(view, grads, slot_count(view, grads, tiles));
+    const Buffer<Real> values(entries), partial((tiles - 1) * lows);
+    value_entries(view, grads, entries, values.get(), layer.threads);
+    grads.entry_values = values.get();
+    const Kernels<Real>& kernel = kernels_for<Real>();
+    const auto reverse = dense ? kernel.dense_reverse : kernel.sparse_reverse;
+    const int64_t items = slots.count() * tiles, threads = std::min(layer.threads, items);
+    ParallelErrors errors;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(int(threads))
+    for (int64_t item = 0; item < items; ++item)
+        errors.guard([&] {
+            const int64_t k = item % tiles, s = item / tiles, first = k * width;
+            const LayerView<Real> tile = typed.tile(first, std::min(width, view.width - first));
+            const GradientView<Real> there = tile_of(grads, first, k ? partial.get() + (k - 1) * lows : grads.d_low);
+            ReverseMemory<Real> memory(tile, there, typed.decay() + first, dense);
+            const SlotSums<Real> sums = slots.slot(s, first);
+            const int64_t from = view.batch * s / slots.count(), to = view.batch * (s + 1) / slots.count();
+            if (grads.want_weight) std::fill_n(sums.weight_t, slots.weight_size(tile), Real(0));
+            reverse(tile, there, sums, memory.scratch, from, to);
+        });
+    errors.rethrow();
+    if (lows && tiles > 1) add_partial(grads.d_low, partial, tiles, lows, layer.threads);
+    for (int64_t first = 0; grads.want_weight && first < view.padded; first += width)
+        write_weight(typed.tile(first, std::min(width, view.width - first)), slots, grads.trace,
+                     writable<Real>(gradients.d_weight), layer.threads);
+    write_small_sums(view, slots, gradients);
 }
 
 }  // namespace

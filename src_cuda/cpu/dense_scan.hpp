@@ -2,7 +2,7 @@
 //
 // Cost per time step: the forward step again (reading u back from memory would cost more than computing
 // it), about five passes over the row in reverse, and the products of products.hpp. Scratch per thread:
-// two to four [T, N] arrays of one batch element, which stay in L2.
+// one to four [T, N] arrays of one batch element, which stay in L2; lambda takes the place of u.
 #pragma once
 
 #include "sparse_scan.hpp"
@@ -17,7 +17,7 @@ SB_INLINE bool needs_current(const GradientView<Real>& grads) {
 
 template <class Real>
 void recompute(const LayerView<Real>& layer, const GradientView<Real>& grads, const StepTable<Real>& table,
-               ReverseScratch<Real>& scratch, int64_t b) {
+               ReverseScratch<Real>& scratch, int64_t b, Real* u_rows) {
     const int64_t n = layer.padded;
     const SigmaRule<Real> rule = sigma_rule(layer, layer.gradient);
     const Feed<Real> feed = find_feed(layer);
@@ -25,7 +25,7 @@ void recompute(const LayerView<Real>& layer, const GradientView<Real>& grads, co
     start_state(layer, b, cursor.m, cursor.i);
     if (layer.gradient == Gradient::sampled) start_sampling(layer, b, cursor.sum);
     for (int64_t t = 0; t < layer.steps; ++t) {
-        Real* u = scratch.u + t * n;
+        Real* u = u_rows + t * n;
         input_row(layer, feed, b, t, t == 0, cursor.current);
         if (needs_current(grads))
             table.current(layer.coefficients, n, cursor.current, cursor.m, cursor.i, scratch.i_new + t * n);
@@ -39,7 +39,7 @@ void recompute(const LayerView<Real>& layer, const GradientView<Real>& grads, co
 // Rows of the trajectory around one step.
 template <class Real>
 struct Around {
-    const Real *u, *m, *m_prev, *i_new, *i_prev;
+    const Real *u, *m, *m_prev, *i_new, *i_prev, *lambda;
 };
 
 template <class Real>
@@ -62,7 +62,7 @@ void coefficient_sums(const LayerView<Real>& layer, const GradientView<Real>& gr
     if (grads.want_synapse && two_poles && euler)
         for (int64_t j = 0; j < n; ++j) sums.synapse[j] -= scratch.eta[j] * at.i_new[j];
     if (grads.want_synapse && two_poles && !euler)
-        for (int64_t j = 0; j < n; ++j) sums.synapse[j] += scratch.lambda[j] * at.i_prev[j];
+        for (int64_t j = 0; j < n; ++j) sums.synapse[j] += at.lambda[j] * at.i_prev[j];
     if (grads.want_leak) add_row(sums.leak, mu, n);
     if (grads.want_threshold) {
         for (int64_t j = 0; j < n; ++j) sums.threshold[j] -= scratch.spike[j];
@@ -84,7 +84,7 @@ void coefficient_sums(const LayerView<Real>& layer, const GradientView<Real>& gr
 template <class Real>
 void outer_gradients(const LayerView<Real>& layer, const GradientView<Real>& grads, ReverseScratch<Real>& scratch,
                      int64_t b, int64_t t) {
-    const int64_t n = layer.padded, width = layer.width, row = b * layer.steps + t;
+    const int64_t n = layer.padded, width = layer.width;
     const bool last = t == layer.steps - 1;
     const auto load = [&](Real* to, const Strided<const Real>& from, bool changed) {
         if (from.data) {
@@ -97,36 +97,40 @@ void outer_gradients(const LayerView<Real>& layer, const GradientView<Real>& gra
     };
     load(scratch.g_z, grads.g_spikes, last || grads.g_active);
     load(scratch.g_m, grads.g_membrane, t >= layer.steps - 2);
-    if (grads.g_active)
-        for (int64_t e = grads.active.ptr[row]; e < grads.active.ptr[row + 1]; ++e)
-            scratch.g_z[grads.active.idx[e]] += grads.g_active[e];
-    if (last && grads.g_m_last) add_row(scratch.g_m, grads.g_m_last + b * width, width);
+    if (grads.g_active) {
+        const Entries active = entries_of(layer, grads.active, b * layer.steps + t);
+        const Real* g = grads.g_active + (active.count ? active.idx - grads.active.idx : 0);
+        for (int64_t k = 0; k < active.count; ++k) scratch.g_z[active[k]] += g[k];
+    }
+    if (last && grads.g_m_last) add_row(scratch.g_m, grads.g_m_last + b * layer.columns, width);
     if (t >= layer.steps - 2) fill_row(scratch.g_i, n, Real(0));
-    if (last && grads.g_i_last && layer.poles == 2) add_row(scratch.g_i, grads.g_i_last + b * width, width);
+    if (last && grads.g_i_last && layer.poles == 2) add_row(scratch.g_i, grads.g_i_last + b * layer.columns, width);
 }
 
+// Steps [from, to) of batch element b; rows holds u and gets lambda. All steps of u lie there.
 template <class Real>
-void dense_reverse(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& sums,
-                   ReverseScratch<Real>& scratch, int64_t b) {
+void dense_steps(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& sums,
+                 ReverseScratch<Real>& scratch, const StepTable<Real>& table, int64_t b, int64_t from, int64_t to,
+                 Real* rows) {
     const int64_t n = layer.padded, steps = layer.steps;
-    const StepTable<Real> table = find_step<Real>(layer.integrator, layer.poles, layer.pre, layer.post);
     const SigmaRule<Real> rule = sigma_rule(layer, layer.gradient);
-    ForwardCursor<Real>& cursor = scratch.forward;
+    const ForwardCursor<Real>& cursor = scratch.forward;
     const bool learns =
         needs_current(grads) || grads.want_leak || grads.want_threshold || grads.want_reset || grads.want_graded;
-    recompute(layer, grads, table, scratch, b);
-    start_state(layer, b, cursor.m, cursor.i);
-    const Real* m_rows = layer.post == Post::none ? scratch.u : scratch.m;
-    fill_row(scratch.mu, n, Real(0));
-    fill_row(scratch.carry, n, Real(0));
-    fill_row(scratch.current_sum, n, Real(0));
-    for (int64_t t = steps - 1; t >= 0; --t) {
+    const Real* m_rows = layer.post == Post::none ? rows - from * n : scratch.m;
+    for (int64_t t = to - 1; t >= from; --t) {
         if (layer.cuts && t + 1 < steps && layer.cuts[t + 1]) {
             fill_row(scratch.mu, n, Real(0));
             fill_row(scratch.carry, n, Real(0));
         }
-        const Around<Real> at = {scratch.u + t * n, m_rows + t * n, t ? m_rows + (t - 1) * n : cursor.m,
-                                 scratch.i_new + t * n, t ? scratch.i_new + (t - 1) * n : cursor.i};
+        // Gradients of coefficients read u after lambda is made.
+        Real *row = rows + (t - from) * n, *lambda = learns ? scratch.row : row;
+        const Around<Real> at = {row,
+                                 m_rows + t * n,
+                                 t ? m_rows + (t - 1) * n : cursor.m,
+                                 scratch.i_new + t * n,
+                                 t ? scratch.i_new + (t - 1) * n : cursor.i,
+                                 lambda};
         outer_gradients(layer, grads, scratch, b, t);
         Real* sigma = scratch.sigma;
         if (layer.gradient == Gradient::sampled)
@@ -137,12 +141,28 @@ void dense_reverse(const LayerView<Real>& layer, const GradientView<Real>& grads
             rule.apply(rule, n, at.u, layer.coefficients.threshold, cursor.sum, sigma);
         table.reverse(layer.coefficients, n,
                       {at.u, at.m_prev, at.m, sigma, scratch.g_z, scratch.g_m, scratch.g_i, scratch.mu, scratch.carry,
-                       scratch.lambda, scratch.l, scratch.spike, scratch.eta, sums.bias, learns});
-        if (learns) coefficient_sums(layer, grads, sums, scratch, at);
-        add_products(layer, grads, sums, scratch, b, t, scratch.lambda);
+                       lambda, scratch.l, scratch.spike, scratch.eta, sums.bias, learns});
+        if (!learns) continue;
+        coefficient_sums(layer, grads, sums, scratch, at);
+        store_row(row, lambda, n);
     }
-    initial_gradients(layer, grads, scratch, b);
-    if (grads.d_current_sum) store_row(grads.d_current_sum + b * layer.width, scratch.current_sum, layer.width);
+}
+
+template <class Real>
+void dense_reverse(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& sums,
+                   ReverseScratch<Real>& scratch, int64_t first, int64_t last) {
+    const StepTable<Real> table = find_step<Real>(layer.integrator, layer.poles, layer.pre, layer.post);
+    // A chunk has room for all steps.
+    const auto scan = [&](int64_t b, int64_t from, int64_t to, Real* rows) {
+        if (to == layer.steps) {
+            recompute(layer, grads, table, scratch, b, rows - from * layer.padded);
+            start_state(layer, b, scratch.forward.m, scratch.forward.i);
+            start_reverse(layer, grads, scratch, b);
+        }
+        dense_steps(layer, grads, sums, scratch, table, b, from, to, rows);
+        if (from == 0) initial_gradients(layer, grads, scratch, b);
+    };
+    for_chunks(layer, grads, sums, scratch, first, last, scan);
 }
 
 }  // namespace SPARSE_BACKEND_VARIANT

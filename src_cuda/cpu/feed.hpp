@@ -14,7 +14,7 @@ template <bool valued, int vectors, class Real>
 SB_INLINE void gather_tile(Real* sum, const LayerView<Real>& layer, int64_t begin, int64_t end, int64_t column) {
     typedef typename Pack<Real>::type Vector;
     constexpr int lanes = Pack<Real>::lanes;
-    const int64_t n = layer.padded;
+    const int64_t n = layer.weight_stride;
     const int32_t* idx = layer.input.idx;
     const Real* from = layer.weight_t + column;
     Vector total[vectors] = {};

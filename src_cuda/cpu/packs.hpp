@@ -22,13 +22,22 @@ struct Pack;
 template <>
 struct Pack<float> {
     typedef float type __attribute__((vector_size(vector_bytes), aligned(4), may_alias));
+    typedef float quad __attribute__((vector_size(16)));
     static constexpr int lanes = vector_bytes / 4;
 };
 template <>
 struct Pack<double> {
     typedef double type __attribute__((vector_size(vector_bytes), aligned(8), may_alias));
+    typedef double quad __attribute__((vector_size(32)));
     static constexpr int lanes = vector_bytes / 8;
 };
+
+// Keeps gcc from splitting the address into parts that it then adds up again for every vector of the row.
+template <class T>
+SB_INLINE T* whole(T* address) {
+    asm("" : "+r"(address));
+    return address;
+}
 
 // A number of vectors known to the compiler.
 template <int vectors>
@@ -48,12 +57,12 @@ SB_INLINE void last_tile(int64_t column, int64_t left, const Body& body) {
 }
 
 // body(first column, Vectors<count>) for every tile of a padded row of n entries.
-template <class Real, class Body>
+template <class Real, int vectors = tile_vectors, class Body>
 SB_INLINE void for_tiles(int64_t n, const Body& body) {
-    constexpr int64_t size = tile_vectors * Pack<Real>::lanes;
+    constexpr int64_t size = vectors * Pack<Real>::lanes;
     int64_t column = 0;
-    for (; column + size <= n; column += size) body(column, Vectors<tile_vectors>());
-    last_tile<Real, tile_vectors>(column, n - column, body);
+    for (; column + size <= n; column += size) body(column, Vectors<vectors>());
+    last_tile<Real, vectors>(column, n - column, body);
 }
 
 }  // namespace SPARSE_BACKEND_VARIANT

@@ -33,48 +33,53 @@ class ForwardScratch {
     ForwardCursor<Real> cursor;
 };
 
-// Rows of a reverse scan; the dense one also holds the trajectory of a batch element.
+// What one thread needs to run the reverse scan of one view of the neurons over one slot of the batch.
 template <class Real>
 class ReverseMemory {
   public:
     ReverseMemory(const LayerView<Real>& view, const GradientView<Real>& grads, const Real* decay, bool dense)
-        : forward_(view),
-          rows_(15, view.padded),
-          entries_(2 * largest_element(view, grads)),
-          first_reset_(view.padded),
-          scratch() {
-        scratch.decay = const_cast<Real*>(decay);
-        for (Real** row : {&scratch.mu, &scratch.carry, &scratch.lambda, &scratch.eta, &scratch.l, &scratch.spike,
-                           &scratch.g_z, &scratch.g_m, &scratch.g_i, &scratch.current_sum, &scratch.spiked_l,
-                           &scratch.reset_l, &scratch.entry_add, &scratch.plain, &scratch.trace.difference})
+        : forward_(view), rows_(13, view.padded), first_reset_(view.padded), scratch() {
+        scratch.decay = decay;
+        for (Real** row :
+             {&scratch.mu, &scratch.carry, &scratch.row, &scratch.eta, &scratch.l, &scratch.spike, &scratch.g_z,
+              &scratch.g_m, &scratch.g_i, &scratch.spiked_l, &scratch.reset_l, &scratch.entry_add, &scratch.plain})
             *row = rows_.take();
-        scratch.entry_threshold = entries_.get();
-        scratch.entry_sigma = entries_.get() + largest_element(view, grads);
         scratch.first_reset = first_reset_.get();
         scratch.forward = forward_.cursor;
+        scratch.chunk_rows = chunk_rows(view, dense);
+        lambda_.reserve(scratch.chunk_rows * view.padded);
+        scratch.lambda = lambda_.get();
         if (dense) lay_trajectory(view, grads);
-        if (grads.trace) lay_trace(view);
+        if (grads.trace)
+            lay_trace(view);
+        else if (grads.want_weight)
+            lay_buckets(view);
     }
 
   private:
-    static int64_t largest_element(const LayerView<Real>& view, const GradientView<Real>& grads) {
-        int64_t largest = 0;
-        for (int64_t b = 0; grads.active.ptr && b < view.batch; ++b)
-            largest = std::max(largest, grads.active.ptr[(b + 1) * view.steps] - grads.active.ptr[b * view.steps]);
-        return largest;
+    // As many rows as fit into a part of L2, so that inputs have several events in them. The dense scan needs the
+    // trajectory of a batch element at once.
+    static int64_t chunk_rows(const LayerView<Real>& view, bool dense) {
+        constexpr int64_t bytes = 448 << 10;
+        const int64_t fit = std::clamp<int64_t>(bytes / (view.padded * int64_t(sizeof(Real))), 64, 1024);
+        return std::min(std::max(fit, dense ? view.steps : 0), view.steps * view.batch);
     }
 
     void lay_trajectory(const LayerView<Real>& view, const GradientView<Real>& grads) {
         const bool sampled = view.gradient == Gradient::sampled, carries = view.post != Post::none;
         const bool current = grads.want_membrane || grads.want_gain || grads.want_synapse;
         const int64_t size = view.steps * view.padded;
-        trajectory_.reserve((1 + carries + current + sampled) * size + view.padded);
+        trajectory_.reserve((carries + current + sampled) * size + view.padded);
         Real* next = trajectory_.get();
-        scratch.u = next;
-        scratch.m = carries ? next += size : scratch.u;
-        // Without coefficient gradients i' is never read; u stands in for the address.
-        scratch.i_new = current ? next += size : scratch.u;
-        scratch.sigma = next + size;
+        const auto take = [&](bool wanted) {
+            Real* taken = next;
+            if (wanted) next += size;
+            return taken;
+        };
+        // Without carries m is u; without coefficient gradients i' is never read.
+        scratch.m = take(carries);
+        scratch.i_new = take(current);
+        scratch.sigma = next;
     }
 
     void lay_trace(const LayerView<Real>& view) {
@@ -83,22 +88,33 @@ class ReverseMemory {
         trace.inputs = padded_width(view.inputs);
         trace_ranges_.reserve(2 * view.steps);
         trace_idx_.reserve(entries);
-        trace_q_.reserve(entries + 2 * trace.inputs);
+        trace_q_.reserve(entries + view.padded + 2 * trace.inputs);
         trace.begin = trace_ranges_.get();
         trace.end = trace.begin + view.steps;
         trace.idx = trace_idx_.get();
         trace.q = trace_q_.get();
-        trace.inner = trace.q + entries;
+        trace.difference = trace.q + entries;
+        trace.inner = trace.difference + view.padded;
         trace.outer = trace.inner + trace.inputs;
+    }
+
+    void lay_buckets(const LayerView<Real>& view) {
+        const int64_t events = std::min(scratch.chunk_rows, InputBuckets<Real>::block_rows) * view.inputs;
+        bucket_begin_.reserve(view.inputs + 2);
+        bucket_row_.reserve(events);
+        if (view.input.val) bucket_val_.reserve(events);
+        scratch.buckets = {bucket_begin_.get(), bucket_row_.get(), bucket_val_.get()};
     }
 
     ForwardScratch<Real> forward_;
     Rows<Real> rows_;
-    Buffer<Real> entries_;
     Buffer<int32_t> first_reset_;
-    Buffer<Real> trajectory_, trace_q_;
+    Buffer<Real> lambda_, trajectory_, trace_q_;
     Buffer<int32_t> trace_idx_;
     Buffer<int64_t> trace_ranges_;
+    Buffer<int32_t> bucket_begin_;
+    Buffer<uint16_t> bucket_row_;
+    Buffer<Real> bucket_val_;
 
   public:
     ReverseScratch<Real> scratch;

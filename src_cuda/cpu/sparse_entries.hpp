@@ -1,6 +1,6 @@
 // What happens at the events of a reverse step: active entries, spikes, resets.
 //
-// Cost: work per event; the surrogate of all active entries of a batch element is one vectorised pass.
+// Cost: work per event; the surrogate of all active entries is one vectorised pass.
 #pragma once
 
 #include "neuron_scan.hpp"
@@ -8,15 +8,36 @@
 namespace sparse_backend {
 namespace SPARSE_BACKEND_VARIANT {
 
+// The events of one row in a view's neurons, counted from the view's first.
 struct Entries {
     const int32_t* idx;
-    int64_t count;
+    int64_t count, first;
+    int64_t operator[](int64_t k) const { return idx[k] - first; }
 };
 
+// The first of count ascending indices that is at least bound.
+SB_INLINE int64_t lower_bound(const int32_t* idx, int64_t count, int64_t bound) {
+    int64_t from = 0;
+    while (from < count) {
+        const int64_t middle = (from + count) / 2;
+        if (idx[middle] < bound)
+            from = middle + 1;
+        else
+            count = middle;
+    }
+    return from;
+}
+
 template <class Real>
-SB_INLINE Entries entries_of(const EventList<Real>& list, int64_t row) {
-    if (!list.ptr) return {nullptr, 0};
-    return {list.idx + list.ptr[row], list.ptr[row + 1] - list.ptr[row]};
+SB_INLINE Entries entries_of(const LayerView<Real>& layer, const EventList<Real>& list, int64_t row) {
+    if (!list.ptr) return {nullptr, 0, 0};
+    Entries entries = {list.idx + list.ptr[row], list.ptr[row + 1] - list.ptr[row], layer.first};
+    if (layer.width < layer.columns) {
+        const int64_t before = lower_bound(entries.idx, entries.count, layer.first);
+        entries.idx += before;
+        entries.count = lower_bound(entries.idx, entries.count - before, layer.first + layer.width);
+    }
+    return entries;
 }
 
 // Neurons whose membrane is above threshold before the first step: r[0].
@@ -24,7 +45,7 @@ template <class Real>
 int64_t first_resets(const LayerView<Real>& layer, int64_t b, int32_t* idx) {
     int64_t count = 0;
     for (int64_t j = 0; j < layer.width; ++j) {
-        const Real m = layer.m0 ? layer.m0[b * layer.width + j] : Real(0);
+        const Real m = layer.m0 ? layer.m0[b * layer.columns + j] : Real(0);
         if (m > layer.coefficients.threshold[j]) idx[count++] = int32_t(j);
     }
     return count;
@@ -35,10 +56,10 @@ template <class Real>
 SB_INLINE Entries resets_at(const LayerView<Real>& layer, const GradientView<Real>& grads,
                             const ReverseScratch<Real>& scratch, int64_t b, int64_t t) {
     const int64_t row = b * layer.steps + t;
-    if (layer.post == Post::subtract || layer.post == Post::zero) return entries_of(grads.resets, row);
-    if (layer.pre == Pre::none) return {nullptr, 0};
-    if (t == 0) return {scratch.first_reset, scratch.first_reset_count};
-    return entries_of(grads.spikes, row - 1);
+    if (layer.post == Post::subtract || layer.post == Post::zero) return entries_of(layer, grads.resets, row);
+    if (layer.pre == Pre::none) return {nullptr, 0, 0};
+    if (t == 0) return {scratch.first_reset, scratch.first_reset_count, 0};
+    return entries_of(layer, grads.spikes, row - 1);
 }
 
 // Whether an active entry does no more than add its share: no term in l, no sums besides.
@@ -48,28 +69,37 @@ bool adds_only(const LayerView<Real>& layer, const GradientView<Real>& grads) {
            !grads.want_membrane && !grads.want_gain && !grads.want_synapse;
 }
 
-// Surrogate values of all active entries of a batch element in one vectorised pass, or what they add if that is all.
+// Surrogate values of the active entries [from, to), or what they add to mu if that is all they do.
 template <class Real>
-void entry_sigmas(const LayerView<Real>& layer, const GradientView<Real>& grads, ReverseScratch<Real>& scratch,
-                  int64_t begin, int64_t end) {
+void entry_values(const LayerView<Real>& layer, const GradientView<Real>& grads, int64_t from, int64_t to,
+                  Real* SB_RESTRICT values) {
+    constexpr int64_t block = 256;
     const SigmaRule<Real> rule = sigma_rule(layer, Gradient::exact);
-    Real *SB_RESTRICT threshold = scratch.entry_threshold, *SB_RESTRICT sigma = scratch.entry_sigma;
-    const Real *SB_RESTRICT u = grads.active_u + begin, infinity = Real(__builtin_inf());
-    const Real level = Real(layer.level);
+    const Real infinity = Real(__builtin_inf()), level = Real(layer.level);
     const Gradient gradient = layer.gradient;
-    const int64_t count = end - begin;
-    for (int64_t e = 0; e < count; ++e) threshold[e] = layer.coefficients.threshold[grads.active.idx[begin + e]];
-    rule.apply(rule, count, u, threshold, nullptr, sigma);
-    for (int64_t e = 0; e < count; ++e) {
-        const Real value = active_value(gradient, level, sigma[e], u[e] - threshold[e]);
-        sigma[e] = absolute(u[e]) < infinity ? value : Real(0);
-    }
-    if (!adds_only(layer, grads)) return;
-    for (int64_t e = 0; e < count; ++e) {
-        const Real S = grads.g_active
-                           ? layer.coefficients.graded[grads.active.idx[begin + e]] * grads.g_active[begin + e]
-                           : Real(0);
-        sigma[e] = sigma[e] != Real(0) ? sigma[e] * S : Real(0);
+    const bool with_gradient = adds_only(layer, grads);
+    const CoefficientRows<Real>& c = layer.coefficients;
+    for (int64_t begin = from; begin < to; begin += block) {
+        const int64_t count = to - begin < block ? to - begin : block;
+        const Real* SB_RESTRICT u = grads.active_u + begin;
+        const int32_t* SB_RESTRICT idx = grads.active.idx + begin;
+        Real* SB_RESTRICT out = values + begin;
+        Real threshold[block], sigma[block];
+        for (int64_t e = 0; e < count; ++e) threshold[e] = c.threshold[idx[e]];
+        rule.apply(rule, count, u, threshold, nullptr, sigma);
+        for (int64_t e = 0; e < count; ++e) {
+            const Real value = active_value(gradient, level, sigma[e], u[e] - threshold[e]);
+            out[e] = absolute(u[e]) < infinity ? value : Real(0);
+        }
+        if (!with_gradient) continue;
+        if (!grads.g_active) {
+            fill_row(out, count, Real(0));
+            continue;
+        }
+        for (int64_t e = 0; e < count; ++e) {
+            const Real S = c.graded[idx[e]] * grads.g_active[begin + e];
+            out[e] = out[e] != Real(0) ? out[e] * S : Real(0);
+        }
     }
 }
 
@@ -93,14 +123,14 @@ SB_INLINE int carrier_index(int carriers, Carrier parameter) {
 // sigma' S of the active entries of one step into entry_add, and the parameter sums that read it.
 template <class Real>
 void active_entries(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& sums,
-                    ReverseScratch<Real>& scratch, int64_t b, int64_t t, Entries active, int64_t first_entry) {
+                    ReverseScratch<Real>& scratch, int64_t b, int64_t t, const Entries& active) {
     const Real* g_spikes =
         grads.g_spikes.data ? grads.g_spikes.data + t * grads.g_spikes.stride_t + b * grads.g_spikes.stride_b : nullptr;
     const int64_t begin = active.count ? active.idx - grads.active.idx : 0;
     for (int64_t k = 0; k < active.count; ++k) {
-        const int64_t j = active.idx[k], e = begin + k;
+        const int64_t j = active[k], e = begin + k;
         const Real g_packed = grads.g_active ? grads.g_active[e] : Real(0);
-        const Real sigma = scratch.entry_sigma[e - first_entry];
+        const Real sigma = grads.entry_values[e];
         Real add = Real(0);
         if (sigma != Real(0)) {
             const Real g_z = g_packed + (g_spikes ? g_spikes[j] : Real(0));
@@ -120,22 +150,22 @@ void active_entries(const LayerView<Real>& layer, const GradientView<Real>& grad
 // Applies A = dm/du at spiked and reset entries; l is the adjoint of m on entry.
 template <class Real>
 void through_reset(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& sums,
-                   ReverseScratch<Real>& scratch, Entries spiked, Entries resets) {
+                   ReverseScratch<Real>& scratch, const Entries& spiked, const Entries& resets) {
     Real* SB_RESTRICT l = scratch.l;
     if (grads.want_reset && layer.post == Post::value)
-        for (int64_t k = 0; k < spiked.count; ++k) sums.reset[spiked.idx[k]] += l[spiked.idx[k]];
+        for (int64_t k = 0; k < spiked.count; ++k) sums.reset[spiked[k]] += l[spiked[k]];
     if (grads.want_threshold && (layer.post == Post::subtract || layer.post == Post::subtract_all))
-        for (int64_t k = 0; k < spiked.count; ++k) sums.threshold[spiked.idx[k]] -= l[spiked.idx[k]];
+        for (int64_t k = 0; k < spiked.count; ++k) sums.threshold[spiked[k]] -= l[spiked[k]];
     if (grads.want_threshold && layer.post == Post::subtract)
-        for (int64_t k = 0; k < resets.count; ++k) sums.threshold[resets.idx[k]] += l[resets.idx[k]];
+        for (int64_t k = 0; k < resets.count; ++k) sums.threshold[resets[k]] += l[resets[k]];
     if (layer.post == Post::value) {
-        for (int64_t k = 0; k < spiked.count; ++k) l[spiked.idx[k]] = Real(0);
+        for (int64_t k = 0; k < spiked.count; ++k) l[spiked[k]] = Real(0);
     } else if (layer.post == Post::zero) {
         // An entry may be in both lists; both corrections refer to the untouched l.
-        for (int64_t k = 0; k < spiked.count; ++k) scratch.spiked_l[k] = l[spiked.idx[k]];
-        for (int64_t k = 0; k < resets.count; ++k) scratch.reset_l[k] = l[resets.idx[k]];
-        for (int64_t k = 0; k < spiked.count; ++k) l[spiked.idx[k]] -= scratch.spiked_l[k];
-        for (int64_t k = 0; k < resets.count; ++k) l[resets.idx[k]] += scratch.reset_l[k];
+        for (int64_t k = 0; k < spiked.count; ++k) scratch.spiked_l[k] = l[spiked[k]];
+        for (int64_t k = 0; k < resets.count; ++k) scratch.reset_l[k] = l[resets[k]];
+        for (int64_t k = 0; k < spiked.count; ++k) l[spiked[k]] -= scratch.spiked_l[k];
+        for (int64_t k = 0; k < resets.count; ++k) l[resets[k]] += scratch.reset_l[k];
     }
 }
 

@@ -109,20 +109,20 @@ template <class Real>
 struct ReverseRows {
     const Real *u, *m_prev, *m;  // trajectory; m decides the reset of the next step
     const Real *sigma, *g_z, *g_m, *g_i;
-    Real *mu, *carry;  // in: from step t + 1 (zero where detached); out: of step t
-    Real *lambda, *l, *spike, *eta;
-    Real* bias;  // sum of lambda
-    bool keeps;  // whether l, spike and eta are written
+    Real *mu, *carry;                // in: from step t + 1 (zero where detached); out: of step t
+    Real *lambda, *l, *spike, *eta;  // lambda may lie where u does
+    Real* bias;                      // sum of lambda
+    bool keeps;                      // whether l, spike and eta are written
 };
 
 // l, spike and eta are written only where coefficient gradients read them.
 template <class N, bool keeps, class Real>
 void reverse_pass(const CoefficientRows<Real>& rows, int64_t n, const ReverseRows<Real>& in) {
     const CoefficientRows<Real> c = rows;
-    const Real *SB_RESTRICT u = in.u, *SB_RESTRICT m_prev = in.m_prev, *SB_RESTRICT m = in.m;
+    const Real *u = in.u, *SB_RESTRICT m_prev = in.m_prev, *m = in.m;
     const Real *SB_RESTRICT sigma = in.sigma, *SB_RESTRICT g_z = in.g_z, *SB_RESTRICT g_m = in.g_m;
     const Real* SB_RESTRICT g_i = in.g_i;
-    Real *SB_RESTRICT mu = in.mu, *SB_RESTRICT carry = in.carry, *SB_RESTRICT lambda = in.lambda;
+    Real *SB_RESTRICT mu = in.mu, *SB_RESTRICT carry = in.carry, *lambda = in.lambda;
     Real *SB_RESTRICT l = in.l, *SB_RESTRICT spike = in.spike, *SB_RESTRICT eta = in.eta;
     Real* SB_RESTRICT bias = in.bias;
 #pragma GCC ivdep

@@ -112,7 +112,8 @@ SigmaRule<Real> sigma_rule(const LayerView<Real>& layer, Gradient gradient) {
 // The sampling accumulators of one batch element at t = 0.
 template <class Real>
 void start_sampling(const LayerView<Real>& layer, int64_t b, Real* SB_RESTRICT sum) {
-    for (int64_t j = 0; j < layer.padded; ++j) sum[j] = sampling_offset<Real>(layer.key, uint64_t(b), uint64_t(j));
+    for (int64_t j = 0; j < layer.padded; ++j)
+        sum[j] = sampling_offset<Real>(layer.key, uint64_t(b), uint64_t(layer.first + j));
 }
 
 }  // namespace SPARSE_BACKEND_VARIANT

@@ -28,6 +28,27 @@ SB_INLINE void record_innovations(const LayerView<Real>& layer, TraceScratch<Rea
     trace.end[t] = trace.count;
 }
 
+// The innovations of one batch element: entries [begin[t], end[t]) of idx and q.
+template <class Real>
+struct Innovations {
+    const int64_t *begin, *end;
+    const int32_t* idx;
+    const Real* q;
+};
+
+template <class Real>
+SB_INLINE Innovations<Real> recorded_innovations(const TraceScratch<Real>& trace) {
+    return {trace.begin, trace.end, trace.idx, trace.q};
+}
+
+// Of a plain layer (sparse_scan.hpp): what its active entries add, and nothing else.
+template <class Real>
+SB_INLINE Innovations<Real> listed_innovations(const LayerView<Real>& layer, const GradientView<Real>& grads,
+                                               int64_t b) {
+    const int64_t* ptr = grads.active.ptr + b * layer.steps;
+    return {ptr, ptr + 1, grads.active.idx, grads.entry_values};
+}
+
 // x^[t] from x^[t - 1]: inner is the synaptic pole (two poles only), outer the membrane pole.
 template <class Real>
 SB_INLINE void filter_input(const LayerView<Real>& layer, const GradientView<Real>& grads, TraceScratch<Real>& trace,
@@ -54,7 +75,7 @@ SB_INLINE void filter_input(const LayerView<Real>& layer, const GradientView<Rea
 
 template <class Real>
 void trace_weight(const LayerView<Real>& layer, const GradientView<Real>& grads, Real* weight,
-                  TraceScratch<Real>& trace, int64_t b) {
+                  TraceScratch<Real>& trace, const Innovations<Real>& found, int64_t b) {
     const int64_t n = trace.inputs, width = layer.width;
     const bool euler = layer.integrator == Integrator::euler, two_poles = layer.poles == 2;
     // With one pole the gain is left to q; with two it is inside the filter.
@@ -67,14 +88,14 @@ void trace_weight(const LayerView<Real>& layer, const GradientView<Real>& grads,
             fill_row(trace.inner, n, Real(0));
         }
         filter_input(layer, grads, trace, b, t);
-        for (int64_t e = trace.begin[t]; e < trace.end[t]; ++e)
-            if (trace.idx[e] < width) add_scaled_row(weight + trace.idx[e] * n, trace.outer, gain * trace.q[e], n);
+        for (int64_t e = found.begin[t]; e < found.end[t]; ++e)
+            if (found.idx[e] < width) add_scaled_row(weight + found.idx[e] * n, trace.outer, gain * found.q[e], n);
     }
     if (!two_poles || !grads.g_i_last) return;
     // The gradient on the final synaptic state enters lambda directly, past the membrane pole.
     const Real direct = euler ? Real(1) - layer.coefficients.synapse[0] : Real(1);
     for (int64_t j = 0; j < width; ++j)
-        add_scaled_row(weight + j * n, trace.inner, direct * grads.g_i_last[b * width + j], n);
+        add_scaled_row(weight + j * n, trace.inner, direct * grads.g_i_last[b * layer.columns + j], n);
 }
 
 }  // namespace SPARSE_BACKEND_VARIANT

@@ -73,6 +73,7 @@ TypedLayer<Real>::TypedLayer(const Layer& layer) : view() {
     for (const Coefficient& c :
          {layer.membrane, layer.gain, layer.synapse, layer.leak, layer.threshold, layer.reset, layer.graded})
         view.uniform = view.uniform && !c.per_neuron;
+    view.weight_stride = view.padded;
     rows_.resize(9 * view.padded);
     set_row(0, layer.membrane, 0, 0);
     set_row(1, layer.gain, 1, 1);
@@ -127,12 +128,11 @@ LayerView<Real> TypedLayer<Real>::tile(int64_t first, int64_t width) const {
     tile.padded = padded_width(width);
     CoefficientRows<Real>& c = tile.coefficients;
     for (const Real** row : {&c.membrane, &c.gain, &c.synapse, &c.leak, &c.threshold, &c.reset, &c.graded, &tile.bias,
-                             &tile.m0, &tile.i0, &tile.current.data})
+                             &tile.m0, &tile.i0, &tile.current.data, &tile.weight_t})
         if (*row) *row += first;
     for (Real** row : {&tile.spikes.data, &tile.membrane_out.data, &tile.m_last, &tile.i_last, &tile.carrier_m_last,
                        &tile.carrier_i_last})
         if (*row) *row += first;
-    tile.weight_t = nullptr;
     return tile;
 }
 

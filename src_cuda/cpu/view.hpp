@@ -29,7 +29,7 @@ class TypedLayer {
     TypedLayer(const TypedLayer&) = delete;
 
     LayerView<Real> view;
-    // The neurons from `first` on, a multiple of 16; without weight_t, which is not laid out by tiles.
+    // The neurons from `first` on, a multiple of 16.
     LayerView<Real> tile(int64_t first, int64_t width) const;
     const Real* decay() const { return rows_.data() + 8 * view.padded; }
 

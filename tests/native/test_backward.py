@@ -132,6 +132,30 @@ def test_nothing_learned_but_the_weight(width: int, gain: float, pre: str) -> No
             check(case, dense=dense, seed=seed, rtol=1e-10, with_membrane=False, outer="packed", learn=())
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (
+            2600,
+            2,
+            20,
+        ),  # several chunks per batch element, and blocks of rows within a chunk of the dense scan
+        (700, 9, 200),  # two parts of a batch element
+        (5, 300, 24),  # many batch elements in a chunk
+        (9, 9, 300),  # a wide layer in tiles, the last one narrower
+        (40, 1, 200),  # one batch element in tiles
+        (3, 2, 1),
+    ],
+)
+@pytest.mark.parametrize("structure", [("decay", 1, "subtract", "none"), ("euler", 2, "none", "value")])
+def test_chunks_and_tiles(shape: tuple[int, int, int], structure: cases.Structure) -> None:
+    for seed, (rule, feed) in enumerate((("window", "events"), ("sampled", "analog"))):
+        case = cases.make_case(seed, structure, rule=rule, feed=feed, shape=shape)
+        learn = COEFFICIENTS if seed else ()
+        for dense in (False, True):
+            check(case, dense=dense, seed=seed, rtol=1e-9, with_membrane=False, outer="packed", learn=learn)
+
+
 @pytest.mark.parametrize("structure", cases.STRUCTURES, ids=cases.structure_id)
 @pytest.mark.parametrize("dense_input", [False, True], ids=["events", "dense"])
 def test_trace_form(structure: cases.Structure, dense_input: bool) -> None:

@@ -49,12 +49,24 @@ def test_threads_do_not_change_a_bit(dtype: torch.dtype) -> None:
                 assert torch.equal(value, many[name]), (structure, threads, name)
 
 
+@pytest.mark.parametrize("shape", [(1100, 3, 20), (6, 1, 200), (12, 9, 300), (4, 40, 530)])
+def test_threads_do_not_change_a_bit_in_chunks_and_tiles(shape: tuple[int, int, int]) -> None:
+    for structure in (("decay", 1, "subtract", "none"), ("decay", 2, "wipe", "zero")):
+        case = cases.make_case(3, structure, dtype=torch.float32, rule="window", shape=shape)
+        one = everything(case, 1)
+        for threads in (2, 5):
+            many = everything(case, threads)
+            for name, value in one.items():
+                assert torch.equal(value, many[name]), (structure, threads, name)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_instruction_sets_agree(dtype: torch.dtype, forced_isa: Callable[[str], None]) -> None:
     """Everything but exp and tanh is element by element or in a fixed order: not a bit may differ."""
     assert _cpu.isas()[-1] in ("x86-64", "generic")
     for seed, structure in enumerate(cases.STRUCTURES):
-        case = cases.make_case(seed, structure, dtype=dtype, rule="sampled", shape=(11, 6, 70))
+        shape = [(11, 6, 70), (3, 8, 300)][seed % 2]
+        case = cases.make_case(seed, structure, dtype=dtype, rule="sampled", shape=shape)
         results = []
         for name in _cpu.isas():
             forced_isa(name)
