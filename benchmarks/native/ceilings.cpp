@@ -4,7 +4,7 @@
 namespace {
 
 typedef float Vector __attribute__((vector_size(64), aligned(4)));
-constexpr int lanes = 16, row = 128, vectors = row / lanes, ahead = 2048;
+constexpr int lanes = 16, row = 128, vectors = row / lanes;
 
 }  // namespace
 
@@ -13,8 +13,9 @@ extern "C" {
 // Floats of a row in read_rows and update_rows: accumulators fit the registers of AVX-512 and AVX2.
 int64_t row_width() { return row; }
 
-// Reads n floats once, in order, each thread its own part. n: a multiple of 128 per thread.
-float stream(const float* data, int64_t n, int threads) {
+// Reads n floats once, in order, each thread its own part. n: a multiple of 128 per thread; ahead: floats that the
+// software prefetch is ahead.
+float stream(const float* data, int64_t n, int64_t ahead, int threads) {
     float total = 0;
 #pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : total)
     for (int64_t begin = 0; begin < n; begin += n / threads) {

@@ -8,6 +8,7 @@ accelerated one is; norse and SpikingJelly have neurons of their own, so only th
 from __future__ import annotations
 
 import importlib
+import logging
 from dataclasses import dataclass
 
 from ..network import Net
@@ -35,6 +36,8 @@ class Peer:
         device = next(stock.parameters()).device
         if device.type not in self.devices:
             raise UnavailableError(f"runs on {' and '.join(self.devices)} only")
+        # torch.compile and SpikingJelly both bring up that there is no Triton, which on a CPU is no news.
+        logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
         try:
             module = importlib.import_module(f".{self.module}", __package__)
         except ImportError as error:

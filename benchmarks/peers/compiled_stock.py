@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 
 import torch
@@ -65,6 +64,5 @@ def build(row: Row, stock: Net, gradient: str) -> CompiledNet:
     """Stock itself, compiled. Raises: UnavailableError where nothing can be compiled."""
     if shutil.which("g++") is None and shutil.which("c++") is None:
         raise UnavailableError("torch.compile needs a C++ compiler")
-    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # that there is no GPU is no news
     torch.compiler.reset()  # graphs of the row before count towards the limit
     return CompiledNet(row, stock)
