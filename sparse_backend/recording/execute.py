@@ -56,7 +56,7 @@ def execute(segment: Segment, reason: str, stepwise: bool = False) -> None:
         segment.closed = True
         steps = segment.steps()
         reasons.note(reason, steps)
-        backoff.note(segment.grad, steps)
+        backoff.note(segment.grad, steps, segment.work(steps))
         try:
             under_recorded_modes(segment.grad, segment.inference, lambda: _run(segment, stepwise))
         except Exception as error:

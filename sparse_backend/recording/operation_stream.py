@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -48,6 +49,11 @@ class OperationStream(Stream):
         shape, dtype, requires_grad = output
         super().__init__(segment, source, (shape,), (dtype,), device, requires_grad)
         self.identity, self.call, self.arguments, self.output = identity, call, arguments, output
+
+    @property
+    def multiplications(self) -> float:
+        """As many as there may be: an operation over the whole sequence pays soon."""
+        return math.inf if self.requires_grad else 0
 
     def join(self) -> None:
         """Become known to the segment and to every stream that feeds this one."""

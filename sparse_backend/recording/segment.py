@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import cast
 
@@ -70,6 +71,11 @@ class Segment:
     def steps(self) -> int:
         """The length of the longest stream, in time steps: a time module's call has all of its sequence's."""
         return max((s.shapes[0][0] if s.whole else s.count for s in self.streams), default=0)
+
+    def work(self, steps: int) -> float:
+        """Multiply-adds that a feed does in `steps` steps, on average over the feeds."""
+        each = [s.multiplications for s in self.streams if s.multiplications]
+        return steps * sum(each) / len(each) if each else math.inf
 
     def unfinished_step(self, tensor: Deferred) -> list[Stream] | None:
         """The streams whose last step belongs to the same time step as `tensor`, in order; None if unclear.

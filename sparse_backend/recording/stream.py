@@ -82,6 +82,11 @@ class Stream:
         self.watch: Watch | None = None
 
     @property
+    def multiplications(self) -> float:
+        """Multiply-adds of a step; 0 for what has no weights."""
+        return 0
+
+    @property
     def parent(self) -> Stream | None:
         return None if isinstance(self.source, Inputs) else self.source[0]
 
@@ -171,6 +176,11 @@ class FeedStream(Stream):
     def key(self) -> object:
         identity = id(self.module)
         return identity if isinstance(self.source, Inputs) else source_key(identity, *self.source[1:])
+
+    @property
+    def multiplications(self) -> float:
+        weight = self.weight.tensor
+        return self.shapes[0].numel() * (weight.shape[1] if weight.dim() > 1 else 1)
 
     def unchanged(self, module: nn.Module) -> bool:
         """Whether the module's parameters are those captured, untouched."""

@@ -362,6 +362,33 @@ def test_values_read_at_every_step_pause_the_recording(net: Twins, x: Tensor) ->
     assert counted.flushes < 30
 
 
+@pytest.mark.parametrize(("steps", "most"), [(1, 12), (2, 12), (3, 12), (4, 80)])
+def test_loops_that_prove_to_be_short_pause_the_recording(
+    net: Twins, x: Tensor, steps: int, most: int
+) -> None:
+    """A small network's loop of three steps costs more to record than it gains, one of four does not."""
+    counted = net.check(lambda model, x: [model(x)[0] for _ in range(80)], x[:steps], backward=False)
+    assert counted.flushes <= most and (most < 80 or counted.flushes == most)
+
+
+def test_a_wide_network_is_recorded_for_two_steps_too() -> None:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.lif = nn.Linear(300, 300), snn.Leaky(0.9)
+
+        def forward(self, x: Tensor) -> Tensor:
+            mem, out = self.lif.init_leaky(), []
+            for frame in x:
+                spk, mem = self.lif(self.fc(frame), mem)
+                out.append(spk)
+            return torch.stack(out)
+
+    x = (torch.rand(2, 64, 300) < 0.1).float()
+    counted = Twins(Wide()).check(lambda model, x: [model(x) for _ in range(9)], x)
+    assert counted.flushes == 9
+
+
 def test_two_losses_and_a_retained_graph(net: Twins, x: Tensor) -> None:
     def loop(model: Net, x: Tensor) -> list[Tensor]:
         spikes, membranes = model(x)
