@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "common/bind_layer.hpp"
+#include "cpu/convolution.hpp"
 #include "cpu/dispatch.hpp"
 #include "cpu/layer.hpp"
 #include "cpu/memory.hpp"
@@ -54,6 +55,31 @@ void bind_results(py::module_& m) {
              py::call_guard<py::gil_scoped_release>());
 }
 
+void bind_convolution(py::module_& m) {
+    py::class_<Convolution> type(m, "Convolution", "A convolution of events, with or without max pooling.");
+    type.def(py::init<>());
+#define FIELD(name) type.def_readwrite(#name, &Convolution::name)
+    FIELD(dtype), FIELD(steps), FIELD(batch), FIELD(threads);
+    FIELD(in_channels), FIELD(in_height), FIELD(in_width), FIELD(channels), FIELD(kernel_height), FIELD(kernel_width);
+    FIELD(stride_y), FIELD(stride_x), FIELD(padding_y), FIELD(padding_x), FIELD(dilation_y), FIELD(dilation_x);
+    FIELD(pool_height), FIELD(pool_width), FIELD(pool_stride_y), FIELD(pool_stride_x);
+    FIELD(in_ptr), FIELD(in_idx), FIELD(in_val), FIELD(weight_t), FIELD(bias), FIELD(winner);
+#undef FIELD
+    py::class_<ConvolutionGradients> gradients(m, "ConvolutionGradients", "What reaches it, and where gradients go.");
+    gradients.def(py::init<>());
+#define FIELD(name) gradients.def_readwrite(#name, &ConvolutionGradients::name)
+    FIELD(g), FIELD(g_stride_t), FIELD(g_stride_b), FIELD(low_ptr), FIELD(low_idx), FIELD(d_low);
+    FIELD(d_weight_t), FIELD(d_bias), FIELD(d_plane);
+#undef FIELD
+    const py::call_guard<py::gil_scoped_release> released;
+    m.def("convolution", [](const py::kwargs& fields) { return from_keywords<Convolution>(fields); });
+    m.def("convolution_gradients",
+          [](const py::kwargs& fields) { return from_keywords<ConvolutionGradients>(fields); });
+    m.def("convolve", &run_convolution, py::arg("convolution"), py::arg("out"), py::arg("stride_t"),
+          py::arg("stride_b"), released);
+    m.def("convolve_backward", &run_convolution_backward, py::arg("convolution"), py::arg("gradients"), released);
+}
+
 void bind_memory(py::module_& m) {
     py::class_<Block>(m, "Block", py::buffer_protocol(), "Uninitialised bytes from the pool; they go back with it.")
         .def(py::init<size_t>(), py::arg("bytes"))
@@ -96,6 +122,7 @@ PYBIND11_MODULE(_cpu, m) {
     bind_gradients(m);
     bind_results(m);
     bind_memory(m);
+    bind_convolution(m);
     const py::call_guard<py::gil_scoped_release> released;
     m.def("needs_resets", &needs_resets, py::arg("layer"));
     m.def("forward", &run_forward, py::arg("layer"), released);

@@ -13,7 +13,7 @@ from ..torch_private import read_pointer
 from . import backend, cost
 from .contract import COEFFICIENTS, Layer
 
-__all__ = ["Call", "by_events", "density", "describe", "dtype_code", "module"]
+__all__ = ["Call", "by_events", "density", "describe", "dtype_code", "module", "transposed_weight"]
 
 
 @functools.cache
@@ -124,7 +124,7 @@ def describe(layer: Layer, need_input: bool) -> Call:
         call.read("in_ptr", layer.in_ptr)
         call.read("in_idx", layer.in_idx)
         call.read("in_val", layer.in_val, dtype)
-        call.read("weight_t", _transposed(layer.weight, dtype))
+        call.read("weight_t", transposed_weight(layer.weight, dtype))
     if need_input and not by_events(layer):
         _pass_current(call, layer)
     elif layer.weight is not None:
@@ -141,7 +141,7 @@ def _pass_current(call: Call, layer: Layer) -> None:
     call.read_strided("current", current, dtype)
 
 
-def _transposed(weight: Tensor, dtype: torch.dtype) -> Tensor:
+def transposed_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
     native = module()
     width, inputs = weight.shape
     source = weight.to(dtype).contiguous()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from .event_convolution import convolved
 from .operations import Call, over_time
 from .results import Result
 
@@ -32,18 +33,19 @@ class OperationResult(Result):
         shared: bool,
     ) -> None:
         super().__init__(steps)
-        self._call, self._arguments, self._shared = call, arguments, shared
+        self.call, self.arguments, self.shared = call, arguments, shared
         self._sequence: Tensor | None = None
         self._constant: Tensor | None = None
+        self._asked = False
         chained = [a[0].step_bytes for a in arguments if isinstance(a, tuple)]
         self.step_bytes = max(step_bytes, *chained) if chained else step_bytes
 
     def constant(self) -> Tensor | None:
         if self._constant is None:
-            values = [a if isinstance(a, Tensor) else a[0].constant() for a in self._arguments]
+            values = [a if isinstance(a, Tensor) else a[0].constant() for a in self.arguments]
             known = [value for value in values if value is not None]
             if len(known) == len(values):
-                self._constant = self._call(known)
+                self._constant = self.call(known)
         return self._constant
 
     def sequence(self, slot: int) -> Tensor:
@@ -51,13 +53,21 @@ class OperationResult(Result):
             constant = self.constant()
             if constant is not None:
                 self._sequence = constant.expand(self.steps, *constant.shape)
-            else:
+            elif not self._by_events():
                 length = max(1, min(self.steps, STRETCH_BYTES // self.step_bytes))
                 self._sequence = _joined(list(self._compute(length)))
+        assert self._sequence is not None
         return self._sequence
 
+    def _by_events(self) -> bool:
+        """Whether the sequence has been computed from events."""
+        if not self._asked:
+            self._asked, self._sequence = True, convolved(self)
+        return self._sequence is not None
+
     def stretches(self, slot: int, steps: int, length: int) -> Iterator[Tensor]:
-        if self._sequence is not None or self._shared or self.constant() is not None or steps != self.steps:
+        whole = self._sequence is not None or self.shared or steps != self.steps
+        if whole or self.constant() is not None or self._by_events():
             yield from super().stretches(slot, steps, length)
         else:
             yield from self._compute(length)
@@ -65,22 +75,22 @@ class OperationResult(Result):
     def rows(self) -> list[Tensor]:
         """The result of each step, from a call of its own."""
         return [
-            self._call([a if isinstance(a, Tensor) else a[0].step(a[1], index) for a in self._arguments])
+            self.call([a if isinstance(a, Tensor) else a[0].step(a[1], index) for a in self.arguments])
             for index in range(self.steps)
         ]
 
     def _compute(self, length: int) -> Iterator[Tensor]:
-        constants = [a if isinstance(a, Tensor) else a[0].constant() for a in self._arguments]
+        constants = [a if isinstance(a, Tensor) else a[0].constant() for a in self.arguments]
         varies = [value is None for value in constants]
         running = [
             argument[0].stretches(argument[1], self.steps, length)
-            for argument, value in zip(self._arguments, constants, strict=True)
+            for argument, value in zip(self.arguments, constants, strict=True)
             if value is None and not isinstance(argument, Tensor)
         ]
         for pieces in zip(*running, strict=True):
             moving = iter(pieces)
             tensors = [next(moving) if value is None else value for value in constants]
-            yield over_time(self._call, tensors, varies)
+            yield over_time(self.call, tensors, varies)
 
 
 def _joined(pieces: list[Tensor]) -> Tensor:

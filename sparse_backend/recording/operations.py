@@ -28,13 +28,22 @@ class Operand:
 class Call:
     """A call of a torch function, its tensors taken out.
 
-    ranks: of the tensors, at a single step.
+    shapes: of the tensors, at a single step.
     """
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: tuple[tuple[str, Any], ...]
-    ranks: tuple[int, ...]
+    shapes: tuple[torch.Size, ...]
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        return tuple(map(len, self.shapes))
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument that is no tensor, given by position or by name."""
+        given = dict(self.kwargs)
+        return given[name] if name in given else self.args[position] if len(self.args) > position else default
 
     def __call__(self, tensors: Sequence[Tensor]) -> Any:
         def filled(value: Any) -> Any:
@@ -106,16 +115,10 @@ def _spatial(rank: int) -> Rule:
     return rule
 
 
-def _argument(call: Call, position: int, name: str, default: Any = None) -> Any:
-    """An argument that is no tensor, given by position or by name."""
-    given = dict(call.kwargs)
-    return given[name] if name in given else call.args[position] if len(call.args) > position else default
-
-
 def _padded(call: Call, tensors: Sequence[Tensor], varies: Sequence[bool]) -> Tensor | None:
     """Padding by a constant looks at the last axes alone; the other kinds count the axes before them."""
-    constant = _argument(call, 2, "mode", "constant") == "constant"
-    rule = _trailing if constant else _spatial(len(_argument(call, 1, "pad")) // 2 + 2)
+    constant = call.argument(2, "mode", "constant") == "constant"
+    rule = _trailing if constant else _spatial(len(call.argument(1, "pad")) // 2 + 2)
     return rule(call, tensors, varies)
 
 
@@ -127,7 +130,7 @@ def _product(call: Call, tensors: Sequence[Tensor], varies: Sequence[bool]) -> T
 def _along(call: Call, tensors: Sequence[Tensor], varies: Sequence[bool]) -> Tensor | None:
     """Along given axes of a step."""
     args, kwargs = call.args, dict(call.kwargs)
-    dims = _argument(call, 1, "dim")
+    dims = call.argument(1, "dim")
     if not _only_first(varies) or dims is None or dims == ():
         return None
     later = tuple([d + (d >= 0) for d in dims]) if isinstance(dims, tuple) else dims + (dims >= 0)

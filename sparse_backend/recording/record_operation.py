@@ -29,7 +29,8 @@ Operation = tuple[tuple[object, ...], tuple[int, ...]]
 """What tells calls apart: function and constants; the parameters among the tensors."""
 
 _CONSTANTS = (int, bool, type(None), str, torch.dtype)
-_READ_EVENTS: tuple[Any, ...] = ()
+_READ_EVENTS = (torch.conv1d, torch.conv2d)
+"""Operations that may run from a neuron's events, so that it need not write its spikes densely."""
 _KNOWN_OUTPUTS: dict[object, Output | None] = {}
 _MOST_OUTPUTS = 4096
 
@@ -65,14 +66,14 @@ def _record(
     if not can_wait(function, args, kwargs):
         return None
     described = _describe(function, args, kwargs)
-    if described is None or not _together(described[2]):
+    if described is None or not _together(described[1]):
         return None
-    call, operation, tensors = described
+    operation, tensors = described
     first = primary(tensors)
     if not begins and type(tensors[first]) is not Deferred:
         return None
     if ADDITIONS.get(function) is False and cast(Deferred, tensors[first])._step == 1:
-        _reconsider(call, operation, tensors, first)
+        _reconsider(_call(function, args, kwargs, tensors), operation, tensors, first)
     place = _place(operation, tensors, first)
     if place is None or not _settle(place, tensors, first):
         return None
@@ -89,6 +90,7 @@ def _record(
             return None
         stream = cast("OperationStream | None", place.stream)
         if stream is None:
+            call = _call(function, args, kwargs, tensors)
             stream = _begin(place.segment, call, operation, tensors, first)
             if stream is None:
                 return None
@@ -98,28 +100,38 @@ def _record(
 
 def _describe(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Call, Operation, list[Tensor]] | None:
-    """The call without its tensors, what tells it apart from calls with other constants, and its tensors."""
+) -> tuple[Operation, list[Tensor]] | None:
+    """What tells the call apart from others, and its tensors; None if an argument is neither kind."""
     tensors: list[Tensor] = []
     signature: list[object] = [function, len(args), *kwargs]
-    places: list[object] = []
+    # Modules that share a source differ in their parameters; other tensors may differ at each step.
+    parameters = []
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor):
-            places.append(Operand(len(tensors)))
             signature.append(type(value))
             tensors.append(value)
+            if type(value) is nn.Parameter:
+                parameters.append(id(value))
             continue
         mark = _mark(value)
         if mark is None:
             return None
         signature.append(mark)
-        places.append(tuple(value) if type(value) is list else value)
-    split = len(args)
-    ranks = tuple([len(metadata(tensor)[0]) for tensor in tensors])
-    call = Call(function, tuple(places[:split]), tuple(zip(kwargs, places[split:], strict=True)), ranks)
-    # Modules that share a source differ in their parameters; other tensors may differ at each step.
-    parameters = tuple([id(tensor) for tensor in tensors if type(tensor) is nn.Parameter])
-    return call, (tuple(signature), parameters), tensors
+    return (tuple(signature), tuple(parameters)), tensors
+
+
+def _call(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], tensors: Sequence[Tensor]
+) -> Call:
+    numbers = itertools.count()
+
+    def place(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return Operand(next(numbers))
+        return tuple(value) if type(value) is list else value
+
+    places = tuple(map(place, args)), tuple((name, place(value)) for name, value in kwargs.items())
+    return Call(function, *places, tuple(metadata(tensor)[0] for tensor in tensors))
 
 
 def _mark(value: object) -> object:
@@ -207,7 +219,7 @@ def _reconsider(call: Call, operation: Operation, tensors: Sequence[Tensor], fir
     """`real + recorded` in the first step looked like the start of a running sum: it is a sum per step."""
     tensor = cast(Deferred, tensors[first])
     source = cast(Stream, locate(tensor))
-    if len(call.ranks) > 2 or call.kwargs or _known(operation, 0, tensor) is not None:
+    if len(call.shapes) > 2 or call.kwargs or _known(operation, 0, tensor) is not None:
         return
     other = tensors[1 - first] if len(tensors) == 2 else call.args[1 - first]
     # Steps do the same in the same order: of several sums, this one is the first that did not go on.

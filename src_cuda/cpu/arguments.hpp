@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "../common/spec.hpp"
+#include "convolution_view.hpp"
 
 namespace sparse_backend {
 
@@ -182,6 +183,13 @@ struct Kernels {
     void (*transpose)(const Real* source, int64_t source_stride, int64_t rows, int64_t columns, Real* target,
                       int64_t target_stride, int64_t filled);
     void (*add_rows)(Real* target, const Real* source, int64_t n);
+    // See convolution_row.hpp.
+    void (*convolve)(const ConvolutionView<Real>&, int64_t row, const ConvolutionScratch<Real>&, Real* out,
+                     uint8_t* winner);
+    void (*expand)(const ConvolutionView<Real>&, const Real* g, const uint8_t* winner, const ConvolutionScratch<Real>&,
+                   Real* plane, Real* bias);
+    void (*convolve_back)(const ConvolutionView<Real>&, int64_t row, const Real* plane, const ConvolutionSums<Real>&,
+                          const ConvolutionLow<Real>&);
 };
 
 struct KernelSet {

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 import sparse_backend
 from sparse_backend import recording, surrogates
+from sparse_backend.ops import backend
 from sparse_backend.recording.operations import Call
 
 from .conftest import BATCH, HIDDEN, INPUTS, STEPS, Net, Twins, step
@@ -67,9 +68,9 @@ def stacked(model: nn.Module, x: Tensor) -> Tensor:
     return torch.stack(outputs)
 
 
-def hidden(*parts: nn.Module, features: int) -> nn.Sequential:
+def hidden(*parts: nn.Module, features: int, threshold: float = 0.3) -> nn.Sequential:
     """Parts, each followed by a neuron, and a readout."""
-    layers = [layer for part in parts for layer in (part, leaky(init_hidden=True))]
+    layers = [layer for part in parts for layer in (part, leaky(threshold, init_hidden=True))]
     readout = (nn.Flatten(), nn.Linear(features, 4), leaky(init_hidden=True, output=True))
     return nn.Sequential(*layers, *readout)
 
@@ -125,6 +126,56 @@ def test_a_constant_input_is_convolved_once(monkeypatch: pytest.MonkeyPatch) -> 
     image = images(torch.float32)[0]
     torch.testing.assert_close(model(image)[0], model(image.expand(STEPS, *image.shape).contiguous())[0])
     assert sum(not tensor.is_meta and tensor.shape == image.shape for tensor in called) == 1
+
+
+def wide(*between: nn.Module, pool: nn.Module | None = None) -> nn.Sequential:
+    """Convolutions with enough channels, on sparse enough input, to be driven by events."""
+    first = nn.Sequential(nn.Conv2d(1, 16, 3), *([] if pool is None else [pool]))
+    return hidden(
+        first, nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), *between), features=400, threshold=1.0
+    )
+
+
+EVENT_DRIVEN = {
+    "max pooling": (lambda: wide(pool=nn.MaxPool2d(2)), 2),
+    "a pool behind the second": (lambda: wide(nn.MaxPool2d(1), pool=nn.MaxPool2d(2)), 2),
+    "average pooling": (lambda: wide(pool=nn.AvgPool2d(2)), 2),
+    "a norm behind the second": (lambda: wide(nn.GroupNorm(2, 16), pool=nn.MaxPool2d(2)), 2),
+    "padded pooling": (lambda: wide(pool=nn.MaxPool2d(3, 2, padding=1)), 2),
+    "groups": (lambda: wide(nn.Conv2d(16, 16, 1, groups=2), pool=nn.MaxPool2d(2)), 2),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("case", EVENT_DRIVEN)
+def test_convolutions_driven_by_events(
+    case: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparse_backend.recording import event_convolution
+
+    make, expected = EVENT_DRIVEN[case]
+    calls = []
+
+    def counted(*args: Any) -> Tensor:
+        calls.append(args)
+        return convolve(*args)
+
+    convolve = event_convolution.convolve
+    monkeypatch.setattr(event_convolution, "convolve", counted)
+    x = (torch.rand(STEPS, BATCH, 1, SIDE, SIDE) < 0.1).to(dtype)
+    assert check(make(), stacked, x) == 1
+    if backend.native() is not None:
+        assert len(calls) == expected
+
+
+def test_sequences_driven_by_events() -> None:
+    model = hidden(
+        nn.Sequential(nn.Conv1d(2, 16, 3), nn.MaxPool1d(2)),
+        nn.Sequential(nn.Conv1d(16, 16, 3), nn.MaxPool1d(2)),
+        features=48,
+    )
+    x = (torch.rand(STEPS, BATCH, 2, 18) < 0.1).double()
+    assert check(model, stacked, x) == 1
 
 
 @pytest.mark.parametrize("every", [1, 3])
