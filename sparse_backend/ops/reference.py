@@ -119,8 +119,8 @@ def active_entries(spec: NeuronSpec, layer: Layer, u: Tensor) -> Tensor:
         return (value != 0) & (x.abs() < layer.level)
     if layer.gradient == "exact" or layer.level <= 0:
         return value != 0
-    share = value.abs() / layer.level
-    certain = share >= 1
+    share = value.abs() * value.new_tensor(layer.level).reciprocal()
+    certain = value.abs() >= layer.level
     accumulated = random.offsets(layer.key, u.shape[1], u.shape[2], u)
     drawn = []
     for sure, step in zip(certain, share, strict=True):

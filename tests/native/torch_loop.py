@@ -94,7 +94,7 @@ def kept(spec: Spec, x: Tensor, acc: Tensor) -> tuple[Tensor, Tensor]:
         return torch.where(x.abs() < spec.level, sigma, 0), acc
     if spec.rule == "sampled" and spec.level > 0:
         large = sigma.abs() >= spec.level
-        acc = torch.where(large, acc, acc + sigma.abs() / spec.level)
+        acc = torch.where(large, acc, acc + sigma.abs() * x.new_tensor(spec.level).reciprocal())
         emit = ~large & (acc >= 1)
         acc = torch.where(emit, acc - 1, acc)
         drawn = torch.where(sigma < 0, -spec.level, spec.level).to(x.dtype)
