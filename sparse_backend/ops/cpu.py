@@ -42,8 +42,8 @@ def compress(x: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor] | None:
     if found is None:
         return None
     dtype = x.dtype if x.dtype.is_floating_point else torch.float32
-    ptr, idx = torch.empty(steps * batch + 1, dtype=torch.int64), torch.empty(found.count, dtype=torch.int32)
-    val = torch.empty(0 if found.all_ones else found.count, dtype=dtype)
+    ptr, idx = memory.empty((steps * batch + 1,), torch.int64), memory.empty((found.count,), torch.int32)
+    val = memory.empty((0 if found.all_ones else found.count,), dtype)
     found.write(ptr.data_ptr(), idx.data_ptr(), val.data_ptr() if val.numel() else 0)
     return ptr, idx, val
 
@@ -101,27 +101,25 @@ def forward(layer: Layer) -> LayerOutputs:
     result = native.forward(native.layer(**call.fields))
     if not spec.fires:
         return out
-    rows = steps * batch + 1
-    out.ptr, out.idx = out.ptr.new_empty(rows), out.idx.new_empty(result.spike_count)
+    rows, dtype = steps * batch + 1, like.dtype
+    out.ptr, out.idx = memory.empty((rows,), torch.int64), memory.empty((result.spike_count,), torch.int32)
     if layer.coefficients.graded.dim() or float(layer.coefficients.graded) != 1.0:
-        out.val = out.val.new_empty(result.spike_count)
+        out.val = memory.empty((result.spike_count,), dtype)
     result.write_spikes(out.ptr.data_ptr(), out.idx.data_ptr(), out.val.data_ptr() if out.val.numel() else 0)
     if listed:
         active = result.active_count
-        out.aptr, out.aidx, out.au = (
-            out.aptr.new_empty(rows),
-            out.aidx.new_empty(active),
-            out.au.new_empty(active),
-        )
+        out.aptr, out.aidx = memory.empty((rows,), torch.int64), memory.empty((active,), torch.int32)
+        out.au = memory.empty((active,), dtype)
         if count:
-            out.sensitivities = like.new_empty((active, count))
+            out.sensitivities = memory.empty((active, count), dtype)
         saved = out.sensitivities.data_ptr() if count and active else 0
         values = 0
         if not layer.carrier_dense:
-            values = _set(out, "carrier", like.new_empty(active)).data_ptr()
+            values = _set(out, "carrier", memory.empty((active,), dtype)).data_ptr()
         result.write_active(out.aptr.data_ptr(), out.aidx.data_ptr(), out.au.data_ptr(), saved, values)
         if call.fields["want_resets"]:
-            out.rptr, out.ridx = out.rptr.new_empty(rows), out.ridx.new_empty(result.reset_count)
+            out.rptr = memory.empty((rows,), torch.int64)
+            out.ridx = memory.empty((result.reset_count,), torch.int32)
             result.write_resets(out.rptr.data_ptr(), out.ridx.data_ptr())
     if layer.carrier_dense:
         out.carrier = like.new_zeros(()).expand(layer.shape)

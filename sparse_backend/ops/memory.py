@@ -12,7 +12,7 @@ import sys
 import torch
 from torch import Tensor
 
-from .native_call import module
+from . import backend
 
 __all__ = ["drop", "empty"]
 
@@ -25,7 +25,9 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     count = math.prod(shape)
     if count * dtype.itemsize < _POOLED_FROM:
         return torch.empty(shape, dtype=dtype)
-    block = module().Block(count * dtype.itemsize)
+    native = backend.native()
+    assert native is not None, "only the native kernels ask for memory"
+    block = native.Block(count * dtype.itemsize)
     return torch.frombuffer(block, dtype=dtype, count=count).view(shape)
 
 

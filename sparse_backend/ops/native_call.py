@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..torch_private import read_pointer
-from . import backend, cost
+from . import backend, cost, memory
 from .contract import COEFFICIENTS, Layer
 
 __all__ = ["Call", "by_events", "density", "describe", "dtype_code", "module", "transposed_weight"]
@@ -145,7 +145,7 @@ def transposed_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
     native = module()
     width, inputs = weight.shape
     source = weight.to(dtype).contiguous()
-    out = torch.empty(inputs, native.padded_width(width), dtype=dtype)
+    out = memory.empty((inputs, native.padded_width(width)), dtype)
     native.transpose_weight(
         *(read_pointer(source), out.data_ptr(), width, inputs, inputs, dtype_code(dtype)),
         torch.get_num_threads(),
