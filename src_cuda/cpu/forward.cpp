@@ -11,13 +11,27 @@ namespace sparse_backend {
 namespace {
 
 // The neurons in tiles, and the work in strips: a tile of one batch element, through all time steps. Strips are
-// numbered tile by tile, so that a thread stays with one tile's weights.
+// numbered tile by tile, so that a thread stays with one tile's weights. A strip's results do not depend on how tiles
+// are cut.
 struct Tiling {
     int64_t width, tile, batch;
 
     int64_t tiles() const { return (width + tile - 1) / tile; }
     int64_t strips() const { return tiles() * batch; }
 };
+
+// Wide tiles read the events less often; narrower ones keep their rows of W^T in L2 (about cache_size) while the batch
+// passes, and give every thread some strips.
+template <class Real>
+Tiling choose_tiling(const LayerView<Real>& view, int64_t threads) {
+    constexpr int64_t cache_size = int64_t(1) << 20, narrowest = 64, narrowest_for_cache = 128, strips_per_thread = 4;
+    const int64_t neuron_bytes = view.current.data ? 0 : view.inputs * int64_t(sizeof(Real));
+    Tiling tiling = {view.width, view.padded, view.batch};
+    while ((tiling.tile > narrowest_for_cache && tiling.tile * neuron_bytes > cache_size) ||
+           (tiling.tile > narrowest && tiling.strips() < strips_per_thread * threads))
+        tiling.tile = (tiling.tile / 2 + narrowest - 1) / narrowest * narrowest;
+    return tiling;
+}
 
 // One of a thread's lists while it grows.
 template <class Real>
@@ -65,12 +79,14 @@ class GrowingList {
 template <class Real>
 class StripRange {
   public:
-    StripRange(const LayerView<Real>& view, ForwardResult& result, size_t piece, int64_t first_visit, int64_t visits)
-        : room_(view.width + visits * view.width / 16),  // one entry in sixteen; doubling does the rest
-          spikes_(view.want_spikes, result.spikes, piece, first_visit, room_),
-          active_(view.want_active, result.active, piece, first_visit, room_),
-          resets_(view.want_resets, result.resets, piece, first_visit, room_),
-          next_visit_(first_visit) {}
+    // `count` strips from `first` on.
+    StripRange(const LayerView<Real>& view, ForwardResult& result, size_t piece, int64_t first, int64_t count,
+               int64_t tile)
+        : next_visit_(first * view.steps),
+          room_(tile + count * view.steps * tile / 16),  // one entry in sixteen; doubling does the rest
+          spikes_(view.want_spikes, result.spikes, piece, next_visit_, room_),
+          active_(view.want_active, result.active, piece, next_visit_, room_),
+          resets_(view.want_resets, result.resets, piece, next_visit_, room_) {}
 
     // Batch elements from .. to - 1 of a tile.
     void scan(const LayerView<Real>& tile, int64_t from, int64_t to) {
@@ -105,9 +121,8 @@ class StripRange {
         return done;
     }
 
-    int64_t room_;
+    int64_t next_visit_, room_;
     GrowingList<Real> spikes_, active_, resets_;
-    int64_t next_visit_;
 };
 
 template <class Real>
@@ -115,7 +130,7 @@ std::unique_ptr<ForwardResult> forward_typed(const Layer& layer) {
     check_input(layer);
     const TypedLayer<Real> typed(layer);
     const LayerView<Real>& view = typed.view;
-    const Tiling tiling = {view.width, view.width, view.batch};
+    const Tiling tiling = choose_tiling(view, layer.threads);
     const int64_t ranges = std::min(layer.threads, tiling.strips());
     auto result = std::make_unique<ForwardResult>();
     result->dtype = layer.dtype;
@@ -132,8 +147,14 @@ std::unique_ptr<ForwardResult> forward_typed(const Layer& layer) {
     for (int64_t r = 0; r < ranges; ++r)
         errors.guard([&] {
             const int64_t from = tiling.strips() * r / ranges, to = tiling.strips() * (r + 1) / ranges;
-            StripRange<Real> range(view, *result, size_t(r), from * view.steps, (to - from) * view.steps);
-            range.scan(view, from, to);
+            StripRange<Real> range(view, *result, size_t(r), from, to - from, tiling.tile);
+            for (int64_t strip = from; strip < to;) {
+                const int64_t k = strip / view.batch, first = k * tiling.tile;
+                const int64_t end = std::min(to, (k + 1) * view.batch);
+                range.scan(typed.tile(first, std::min(tiling.tile, view.width - first)), strip - k * view.batch,
+                           end - k * view.batch);
+                strip = end;
+            }
             range.finish();
         });
     errors.rethrow();

@@ -93,3 +93,39 @@ def test_current_and_threshold_arithmetic_is_torchs() -> None:
         out = case.native().forward()
         assert torch.equal(out.membrane, torch.stack(trace.m).detach()), structure
         assert torch.equal(out.dense_spikes, torch.stack(trace.z).detach()), structure
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("width", [63, 64, 65, 127, 128, 129, 255, 256, 257, 1000])
+@pytest.mark.parametrize("feed", ["events", "analog", "current"])
+def test_tiles_of_neurons_change_nothing(feed: str, width: int, batch: int) -> None:
+    """Threads decide how wide layers are cut; not a bit may depend on it."""
+    structure = cases.STRUCTURES[width % len(cases.STRUCTURES)]
+    case = cases.make_case(width, structure, feed=feed, rule="sampled", shape=(7, batch, width))
+    trace = cases.reference(case).trace
+    first = case.native().forward(carriers=5)
+    assert_rows(first.spikes, torch.stack(trace.s))
+    assert_rows(first.active, torch.stack(trace.sigma))
+    for threads in (2, 3, 4, 5, 16):
+        out = case.native(threads).forward(carriers=5)
+        for name in ("spikes", "active", "resets"):
+            for actual, wanted in zip(getattr(out, name), getattr(first, name), strict=True):
+                assert torch.equal(actual, wanted), (name, threads)
+        for name in ("u", "carriers", "dense_spikes", "membrane", "m_last", "i_last"):
+            actual, wanted = getattr(out, name), getattr(first, name)
+            assert torch.equal(actual.nan_to_num(7.0), wanted.nan_to_num(7.0)), (name, threads)
+
+
+@pytest.mark.parametrize("density", [0.01, 0.5])
+def test_weights_that_outgrow_the_cache_are_fed_by_tiles(density: float) -> None:
+    generator = torch.Generator().manual_seed(5)
+    x = (torch.rand(3, 8, 1200, generator=generator) < density).float()
+    weight = torch.randn(300, 1200, generator=generator) / 8
+    case = cases.make_case(0, ("decay", 1, "subtract", "none"), dtype=torch.float32, shape=(3, 8, 300))
+    case.x, case.weight, case.bias = x, weight, None
+    out = case.native().forward()
+    ordered = torch.zeros(3, 8, 300)
+    for j in range(1200):  # the order in which events are added
+        ordered += x[:, :, j, None] * weight[:, j]
+    case.x, case.weight, case.current = None, None, ordered
+    assert torch.equal(out.membrane, case.native().forward().membrane)
