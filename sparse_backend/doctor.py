@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from .errors import ArgumentError
+from .ops import calibration
 from .ops.cuda_place import code_for
 from .options import native_allowed
 
@@ -53,6 +54,7 @@ def examine() -> list[Finding]:
         *(_distribution(name) for name in _EXTRAS),
         *_adapters(),
         _cpu_module(),
+        _cost_model(),
         _recorder_module(),
         _cuda_module(),
         _gpu(),
@@ -136,6 +138,13 @@ def _recorder_module() -> Finding:
     if not allowed:
         return Finding(subject, "missing", "SPARSE_BACKEND_NATIVE rules it out; loops are recorded by Python")
     return Finding(subject, "ok", "ordinary steps of a loop are taken up in C++")
+
+
+def _cost_model() -> Finding:
+    try:
+        return Finding("CPU cost model", "note", calibration.describe())
+    except ArgumentError as error:
+        return Finding("CPU cost model", "note", str(error))
 
 
 def _cuda_module() -> Finding:

@@ -112,7 +112,7 @@ def compress(x: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         return None
     from . import cpu
 
-    return cpu.compress(x, limit=1 / cost.EVENT_ROW)
+    return cpu.compress(x, limit=cost.feed_limit())
 
 
 def to_dense(carrier: Tensor, ptr: Tensor, idx: Tensor, val: Tensor, shape: tuple[int, int, int]) -> Tensor:

@@ -1,39 +1,54 @@
 """Which form of each product is cheapest, from counts that are known before the work starts.
 
-The unit is one multiply-add of a long vector loop on one core; only ratios matter. They are fixed, rounded
-from timings with AVX-512 on one thread, not measured on each machine.
+The unit is one multiply-add of a matrix product; only ratios matter. The constants are this machine's
+(calibration.py), so the forms, and with them the last bits of a result, may differ from one machine to
+another, but not from run to run on one.
 """
 
 from __future__ import annotations
 
+from .calibration import costs
 from .contract import Layer, LayerOutputs
 
-__all__ = ["choices", "feed_form", "input_gradient_form", "weight_gradient_form"]
-
-EVENT_ROW = 3.0
-"""Adding a row per event against the same multiply-adds in a matrix product, which keeps its operands in
-registers: dW of a 700 -> 200 layer breaks even between 20 and 35 % input spikes."""
-DOT = 4.0
-"""A sampled dot product, per multiply-add: it ends in a horizontal sum."""
+__all__ = ["choices", "feed_form", "feed_limit", "input_gradient_form", "weight_gradient_form"]
 
 
-def feed_form(density: float) -> str:
-    """I = W x: "events" adds a row of W^T per input spike, "gemm" is a dense product."""
-    return "events" if density * EVENT_ROW < 1 else "gemm"
+DENSE_ENTRY = 16.0
+"""Writing one entry of a dense copy, or of a product's result that is read once: memory bandwidth, which data
+small enough to be measured quickly would not show."""
 
 
-def weight_gradient_form(density: float, active: float, inputs: int, width: int, scalar_decay: bool) -> str:
+def feed_limit() -> float:
+    """The density of a dense input above which its events are not worth finding."""
+    return 1 / costs().feed_row
+
+
+def feed_form(density: float, inputs: int, width: int) -> str:
+    """I = W x from events: "events" adds a row of W^T per input spike, "gemm" is a dense product."""
+    c = costs()
+    by_events = c.feed_row * density * inputs * width
+    gemm = inputs * width + DENSE_ENTRY * (inputs + width)
+    return "events" if by_events < gemm else "gemm"
+
+
+def weight_gradient_form(
+    density: float, active: float, inputs: int, width: int, scalar_decay: bool, packed: bool
+) -> str:
     """dW: "spike" adds lam at every input event, "trace" adds the filtered input at every active entry, or
-    "gemm"."""
-    spike = EVENT_ROW * density * inputs * width
-    trace = EVENT_ROW * active * inputs * width + 2 * inputs if scalar_decay else float("inf")
-    gemm = float(inputs * width)
+    "gemm", which needs a dense copy of a packed input."""
+    c = costs()
+    product = inputs * width
+    spike = c.weight_row * density * product if packed else float("inf")
+    trace = c.trace_row * active * product + 2 * inputs if scalar_decay else float("inf")
+    gemm = product + DENSE_ENTRY * (width + (inputs if packed else 0))
     return min((spike, "spike"), (trace, "trace"), (gemm, "gemm"))[1]
 
 
-def input_gradient_form(active_below: float) -> str:
+def input_gradient_form(active_below: float, inputs: int, width: int) -> str:
     """dL/dx at the lower layer's active entries: "sampled" dot products, or "gemm" and a gather."""
-    return "sampled" if active_below * DOT < 1 else "gemm"
+    c = costs()
+    sampled = c.dot * active_below * inputs * width
+    return "sampled" if sampled < inputs * width + DENSE_ENTRY * (inputs + width) else "gemm"
 
 
 def choices(layer: Layer, out: LayerOutputs) -> dict[str, str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..torch_private import read_pointer
 from . import cost, memory, reference
 from .contract import COEFFICIENTS, NEEDS, Layer, LayerGradients, LayerOutputs, OutputGradients
-from .native_call import Call, by_events, density, describe, dtype_code, module
+from .native_call import Call, by_events, dense_input, density, describe, dtype_code, module
 
 __all__ = ["backward", "compress", "forms", "forward", "gather", "to_dense"]
 
@@ -196,15 +196,15 @@ def _weight_form(layer: Layer, out: LayerOutputs, innovations_sparse: bool = Tru
     active = out.aidx.numel() / (steps * batch * width) if listed else 1.0
     c = layer.coefficients
     scalar = all(value.dim() == 0 for value in (c.membrane, c.gain, c.synapse))
-    return cost.weight_gradient_form(share, active, layer.inputs, width, scalar)
+    return cost.weight_gradient_form(share, active, layer.inputs, width, scalar, layer.packed)
 
 
 def _input_form(layer: Layer) -> str:
     if layer.in_aidx is None:
         return "gemm"
-    return cost.input_gradient_form(
-        layer.in_aidx.numel() / max(1, layer.steps * layer.m0.shape[0] * layer.inputs)
-    )
+    steps, batch, width = layer.shape
+    active = layer.in_aidx.numel() / max(1, steps * batch * layer.inputs)
+    return cost.input_gradient_form(active, layer.inputs, width)
 
 
 def _dense_spike_gradient(layer: Layer, grads: OutputGradients) -> Tensor | None:
@@ -305,7 +305,7 @@ def _request_products(
             return
         rows = _rows(lam, layer.packed)
         if form == "gemm":
-            result.weight = rows.t() @ _rows(layer.dense_input(), layer.packed)
+            result.weight = rows.t() @ _rows(dense_input(layer), layer.packed)
         if wants["source"] and below == "gemm":
             assert layer.weight is not None
             dense = memory.empty((rows.shape[0], layer.inputs), dtype)

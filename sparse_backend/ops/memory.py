@@ -23,10 +23,9 @@ _POOLED_FROM = 1 << 20
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """An uninitialised, contiguous CPU tensor."""
     count = math.prod(shape)
-    if count * dtype.itemsize < _POOLED_FROM:
+    native = backend.native() if count * dtype.itemsize >= _POOLED_FROM else None
+    if native is None:
         return torch.empty(shape, dtype=dtype)
-    native = backend.native()
-    assert native is not None, "only the native kernels ask for memory"
     block = native.Block(count * dtype.itemsize)
     return torch.frombuffer(block, dtype=dtype, count=count).view(shape)
 

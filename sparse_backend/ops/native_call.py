@@ -13,7 +13,16 @@ from ..torch_private import read_pointer
 from . import backend, cost, memory
 from .contract import COEFFICIENTS, Layer
 
-__all__ = ["Call", "by_events", "density", "describe", "dtype_code", "module", "transposed_weight"]
+__all__ = [
+    "Call",
+    "by_events",
+    "dense_input",
+    "density",
+    "describe",
+    "dtype_code",
+    "module",
+    "transposed_weight",
+]
 
 
 @functools.cache
@@ -84,7 +93,28 @@ def density(layer: Layer) -> float:
 
 def by_events(layer: Layer) -> bool:
     """Whether the feed adds rows of W^T per input event."""
-    return layer.packed and layer.weight is not None and cost.feed_form(density(layer)) == "events"
+    if not layer.packed or layer.weight is None:
+        return False
+    return cost.feed_form(density(layer), layer.inputs, layer.shape[2]) == "events"
+
+
+def dense_input(layer: Layer) -> Tensor:
+    """As `Layer.dense_input`, the dense copy of events being batch-major and in pooled memory."""
+    if not layer.packed:
+        return layer.dense_input()
+    steps, batch, _ = layer.shape
+    dtype = layer.m0.dtype
+    call = Call()
+    for name in ("in_ptr", "in_idx"):
+        call.read(name, getattr(layer, name))
+    call.read("in_val", layer.in_val, dtype)
+    out = memory.empty((batch, steps, layer.inputs), dtype).transpose(0, 1)
+    module().scatter(
+        *(call.fields.get(name, 0) for name in ("in_ptr", "in_idx", "in_val")),
+        *(steps, batch, layer.inputs, out.data_ptr(), out.stride(0), out.stride(1)),
+        *(dtype_code(dtype), torch.get_num_threads()),
+    )
+    return out
 
 
 def describe(layer: Layer, need_input: bool) -> Call:
@@ -137,7 +167,7 @@ def _pass_current(call: Call, layer: Layer) -> None:
     if layer.weight is None:
         current = layer.dense_input()
     else:
-        current = functional.linear(layer.dense_input(), layer.weight, layer.bias)
+        current = functional.linear(dense_input(layer), layer.weight, layer.bias)
     call.read_strided("current", current, dtype)
 
 

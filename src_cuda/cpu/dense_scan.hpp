@@ -139,9 +139,8 @@ void dense_steps(const LayerView<Real>& layer, const GradientView<Real>& grads, 
             fill_row(sigma, n, Real(0));
         else
             rule.apply(rule, n, at.u, layer.coefficients.threshold, cursor.sum, sigma);
-        table.reverse(layer.coefficients, n,
-                      {at.u, at.m_prev, at.m, sigma, scratch.g_z, scratch.g_m, scratch.g_i, scratch.mu, scratch.carry,
-                       lambda, scratch.l, scratch.spike, scratch.eta, sums.bias, learns});
+        table.reverse(layer, {at.u, at.m_prev, at.m, sigma, scratch.g_z, scratch.g_m, scratch.g_i, scratch.mu,
+                              scratch.carry, lambda, scratch.l, scratch.spike, scratch.eta, sums.bias, learns});
         if (!learns) continue;
         coefficient_sums(layer, grads, sums, scratch, at);
         store_row(row, lambda, n);

@@ -115,49 +115,47 @@ struct ReverseRows {
     bool keeps;                      // whether l, spike and eta are written
 };
 
-// l, spike and eta are written only where coefficient gradients read them.
-template <class N, bool keeps, class Real>
-void reverse_pass(const CoefficientRows<Real>& rows, int64_t n, const ReverseRows<Real>& in) {
-    const CoefficientRows<Real> c = rows;
-    const Real *u = in.u, *SB_RESTRICT m_prev = in.m_prev, *m = in.m;
-    const Real *SB_RESTRICT sigma = in.sigma, *SB_RESTRICT g_z = in.g_z, *SB_RESTRICT g_m = in.g_m;
-    const Real* SB_RESTRICT g_i = in.g_i;
-    Real *SB_RESTRICT mu = in.mu, *SB_RESTRICT carry = in.carry, *lambda = in.lambda;
-    Real *SB_RESTRICT l = in.l, *SB_RESTRICT spike = in.spike, *SB_RESTRICT eta = in.eta;
-    Real* SB_RESTRICT bias = in.bias;
-#pragma GCC ivdep
-    for (int64_t j = 0; j < n; ++j) {
-        const Coefficients<Real> at = coefficients_at(c, j);
-        ReverseInput<Real> step;
-        step.u = u[j];
-        step.s = u[j] > at.threshold ? Real(1) : Real(0);
-        step.r = N::reset_of(at, m_prev[j]);
-        step.r_next = N::reset_of(at, m[j]);
-        step.sigma = sigma[j];
-        step.g_z = g_z[j];
-        step.g_m = g_m[j];
-        step.g_i = N::two_poles ? g_i[j] : Real(0);
-        step.mu_next = mu[j];
-        step.carry_next = N::two_poles ? carry[j] : Real(0);
-        const ReverseOutput<Real> out = N::reverse(at, step);
-        mu[j] = out.mu;
-        lambda[j] = out.lambda;
-        bias[j] += out.lambda;
-        if (N::two_poles) carry[j] = out.carry;
+// l, spike and eta are written only where coefficient gradients read them. uniform: as in step_words.
+template <class N, bool keeps, bool uniform, class Real>
+SB_INLINE void reverse_pass(const CoefficientRows<Real>& rows, int64_t n, const ReverseRows<Real>& in) {
+    typedef Wide<Real> W;
+    const Coefficients<W> shared = shared_wide(rows);
+    const W zero(Real(0)), one(Real(1));
+    for (int64_t j = 0; j < n; j += W::count) {
+        const Coefficients<W> c = uniform ? shared : wide_at(rows, j);
+        ReverseInput<W> step;
+        step.u = W::load(in.u + j);
+        step.s = choose(step.u > c.threshold, one, zero);
+        step.r = N::uses_reset ? N::reset_of(c, W::load(in.m_prev + j)) : zero;
+        step.r_next = N::uses_reset ? N::reset_of(c, W::load(in.m + j)) : zero;
+        step.sigma = W::load(in.sigma + j);
+        step.g_z = W::load(in.g_z + j);
+        step.g_m = W::load(in.g_m + j);
+        step.g_i = N::two_poles ? W::load(in.g_i + j) : zero;
+        step.mu_next = W::load(in.mu + j);
+        step.carry_next = N::two_poles ? W::load(in.carry + j) : zero;
+        const ReverseOutput<W> out = N::reverse(c, step);
+        out.mu.store(in.mu + j);
+        out.lambda.store(in.lambda + j);
+        (W::load(in.bias + j) + out.lambda).store(in.bias + j);
+        if (N::two_poles) out.carry.store(in.carry + j);
         if (keeps) {
-            l[j] = out.l;
-            spike[j] = out.spike;
-            if (N::two_poles) eta[j] = out.eta;
+            out.l.store(in.l + j);
+            out.spike.store(in.spike + j);
+            if (N::two_poles) out.eta.store(in.eta + j);
         }
     }
 }
 
 template <class N, class Real>
-void reverse_row(const CoefficientRows<Real>& rows, int64_t n, const ReverseRows<Real>& in) {
+void reverse_row(const LayerView<Real>& layer, const ReverseRows<Real>& in) {
+    const int64_t n = layer.padded;
     if (in.keeps)
-        reverse_pass<N, true>(rows, n, in);
+        reverse_pass<N, true, false>(layer.coefficients, n, in);
+    else if (layer.uniform)
+        reverse_pass<N, false, true>(layer.coefficients, n, in);
     else
-        reverse_pass<N, false>(rows, n, in);
+        reverse_pass<N, false, false>(layer.coefficients, n, in);
 }
 
 template <class Real>
@@ -166,7 +164,7 @@ struct StepTable {
     void (*current)(const CoefficientRows<Real>&, int64_t, const Real*, const Real*, const Real*, Real*);
     void (*carrier)(const CoefficientRows<Real>&, Carrier, int64_t, const Real*, const Real*, const Real*, Real*, Real*,
                     Real*);
-    void (*reverse)(const CoefficientRows<Real>&, int64_t, const ReverseRows<Real>&);
+    void (*reverse)(const LayerView<Real>&, const ReverseRows<Real>&);
 };
 
 template <class Real>
