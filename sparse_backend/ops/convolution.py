@@ -54,8 +54,7 @@ def plane_size(
 
 def pays(density: float, channels: int) -> bool:
     """Whether going by the events is cheaper than the dense convolution. density: of the input, in [0, 1]."""
-    padded = -(-channels // 16) * 16
-    return density * cost.EVENT_ROW * padded < channels
+    return cost.convolution_by_events(density, channels)
 
 
 def convolve(spikes: PackedSpikes, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
@@ -184,7 +183,7 @@ def _by_entries(aidx: Tensor | None, shape: tuple[int, int, int]) -> bool:
     if aidx is None:
         return False
     steps, batch, width = shape
-    return cost.input_gradient_form(aidx.numel() / (steps * batch * width)) == "sampled"
+    return cost.convolution_gradient_by_entries(aidx.numel() / (steps * batch * width))
 
 
 def _dense_input_gradient(plane: Tensor, weight: Tensor, shape: tuple[int, int, int], g: Geometry) -> Tensor:

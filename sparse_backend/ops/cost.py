@@ -10,12 +10,24 @@ from __future__ import annotations
 from .calibration import costs
 from .contract import Layer, LayerOutputs
 
-__all__ = ["choices", "feed_form", "feed_limit", "input_gradient_form", "weight_gradient_form"]
+__all__ = [
+    "choices",
+    "convolution_by_events",
+    "convolution_gradient_by_entries",
+    "feed_form",
+    "feed_limit",
+    "input_gradient_form",
+    "weight_gradient_form",
+]
 
 
 DENSE_ENTRY = 16.0
 """Writing one entry of a dense copy, or of a product's result that is read once: memory bandwidth, which data
 small enough to be measured quickly would not show."""
+
+CONVOLUTION_ROW, CONVOLUTION_DOT = 3.0, 4.0
+"""Adding a row, and one product of a sampled dot, against a multiply-add of torch's convolution. Not measured
+per machine."""
 
 
 def feed_limit() -> float:
@@ -49,6 +61,17 @@ def input_gradient_form(active_below: float, inputs: int, width: int) -> str:
     c = costs()
     sampled = c.dot * active_below * inputs * width
     return "sampled" if sampled < inputs * width + DENSE_ENTRY * (inputs + width) else "gemm"
+
+
+def convolution_by_events(density: float, channels: int) -> bool:
+    """Whether a convolution is cheaper by its input's events; their rows are padded to 16 channels."""
+    padded = -(-channels // 16) * 16
+    return density * CONVOLUTION_ROW * padded < channels
+
+
+def convolution_gradient_by_entries(active_below: float) -> bool:
+    """Whether dL/dx of a convolution is cheaper at the lower layer's active entries than everywhere."""
+    return active_below * CONVOLUTION_DOT < 1
 
 
 def choices(layer: Layer, out: LayerOutputs) -> dict[str, str]:
