@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 COEFFICIENTS = tuple(field.name for field in fields(Coefficients))
+_CARRIER_BITS = {"membrane": 1, "gain": 2, "synapse": 4}
 _FIRST, _LAST = 8, 8 + len(COEFFICIENTS)
 
 
@@ -131,6 +132,12 @@ class Layer:
         """Whether the coefficient needs a gradient that is not zero anyway."""
         return bool(self.learn >> COEFFICIENTS.index(name) & 1) and self.spec.uses(name)
 
+    @property
+    def carriers(self) -> int:
+        """The learned decay coefficients, whose sensitivities a forward scan carries: bits of the native
+        modules."""
+        return sum(bit for name, bit in _CARRIER_BITS.items() if self.learns(name))
+
     def dense_input(self) -> Tensor:
         """The input as `[T, B, N_in]`, in the dtype of the computation."""
         if self.in_ptr is not None:
@@ -195,6 +202,13 @@ class OutputGradients:
     membrane: Tensor | None
     m_last: Tensor | None
     i_last: Tensor | None
+
+    def dense_spikes(self, layer: Layer) -> Tensor | None:
+        """dL/dz `[T, B, N]` from the outputs that carry it densely, or None."""
+        dense = self.spikes
+        if self.carrier is not None and layer.carrier_dense:
+            dense = self.carrier if dense is None else dense + self.carrier
+        return dense
 
 
 @dataclass

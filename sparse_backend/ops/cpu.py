@@ -21,8 +21,6 @@ from .native_call import Call, by_events, dense_input, density, describe, dtype_
 __all__ = ["backward", "compress", "forms", "forward", "gather", "to_dense"]
 
 _FORM_CODES = {"spike": 1, "trace": 2}
-_CARRIERS = ("membrane", "gain", "synapse")
-_CARRIER_BITS = {name: 1 << bit for bit, name in enumerate(_CARRIERS)}
 
 
 def compress(x: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -90,7 +88,7 @@ def forward(layer: Layer) -> LayerOutputs:
     if layer.want_spikes and spec.fires:
         call.write_strided("spikes", _set(out, "spikes", like.new_empty(layer.shape)))
     listed = layer.lists_active
-    carriers = _carriers(layer) if listed and not layer.exact_reset else 0
+    carriers = layer.carriers if listed and not layer.exact_reset else 0
     count = carriers.bit_count()
     if count:
         tails = _set(out, "tails", like.new_empty((2, count, batch, width)))
@@ -131,7 +129,7 @@ def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int
     native, spec = module(), layer.spec
     _, batch, width = layer.shape
     like = layer.m0
-    carriers = _carriers(layer)
+    carriers = layer.carriers
     needs_membranes = carriers != 0 and (not spec.fires or grads.membrane is not None)
     recompute = layer.active_dense or layer.exact_reset or needs_membranes
     call = describe(layer, need_input=recompute)
@@ -184,10 +182,6 @@ def _set(result: Any, name: str, value: Tensor) -> Tensor:
     return value
 
 
-def _carriers(layer: Layer) -> int:
-    return sum(bit for name, bit in _CARRIER_BITS.items() if layer.learns(name))
-
-
 def _weight_form(layer: Layer, out: LayerOutputs, innovations_sparse: bool = True) -> str:
     """innovations_sparse: False where a gradient reaches the membrane at every step, or the scan is dense."""
     steps, batch, width = layer.shape
@@ -207,17 +201,9 @@ def _input_form(layer: Layer) -> str:
     return cost.input_gradient_form(active, layer.inputs, width)
 
 
-def _dense_spike_gradient(layer: Layer, grads: OutputGradients) -> Tensor | None:
-    """dL/dz `[T, B, N]` from the outputs that carry it densely, or None."""
-    dense = grads.spikes
-    if grads.carrier is not None and layer.carrier_dense:
-        dense = grads.carrier if dense is None else dense + grads.carrier
-    return dense
-
-
 def _pass_spike_gradients(g: Call, layer: Layer, out: LayerOutputs, grads: OutputGradients) -> None:
     dtype = layer.m0.dtype
-    g.read_strided("g_spikes", _dense_spike_gradient(layer, grads), dtype)
+    g.read_strided("g_spikes", grads.dense_spikes(layer), dtype)
     if grads.carrier is not None and not layer.carrier_dense:
         g.read("g_active", grads.carrier, dtype)
 
@@ -232,7 +218,7 @@ def _pass_drawn_gradients(g: Call, layer: Layer, out: LayerOutputs, grads: Outpu
     packed = torch.zeros_like(out.au)
     if grads.carrier is not None and not layer.carrier_dense:
         packed += grads.carrier
-    dense = _dense_spike_gradient(layer, grads)
+    dense = grads.dense_spikes(layer)
     if dense is not None:
         packed += gather(dense, out.aptr, out.aidx)
     packed *= reference.surrogate_value(layer.spec, layer, x) / layer.spec.surrogate.derivative(x)
@@ -242,7 +228,7 @@ def _pass_drawn_gradients(g: Call, layer: Layer, out: LayerOutputs, grads: Outpu
 def _graded_gradient(layer: Layer, out: LayerOutputs, grads: OutputGradients) -> Tensor:
     """sum s dL/dz `[N]`: learning `graded` makes the carrier dense."""
     total = torch.zeros(layer.m0.shape[1], dtype=layer.m0.dtype)
-    dense = _dense_spike_gradient(layer, grads)
+    dense = grads.dense_spikes(layer)
     if dense is not None:
         total.index_add_(0, out.idx.long(), gather(dense, out.ptr, out.idx).to(total.dtype))
     return total

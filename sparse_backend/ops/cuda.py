@@ -22,12 +22,9 @@ from .contract import COEFFICIENTS, NEEDS, Layer, LayerGradients, LayerOutputs, 
 from .cuda_lists import ScanLists, compress, gather, to_dense
 from .cuda_place import available, dtype_code, module, place
 from .cuda_products import ChunkProducts, by_events, dense_input, forms, transposed
-from .native_call import Call
+from .native_call import Call, layer_call
 
 __all__ = ["available", "backward", "compress", "forms", "forward", "gather", "to_dense"]
-
-_CARRIERS = ("membrane", "gain", "synapse")
-_CARRIER_BITS = {name: 1 << bit for bit, name in enumerate(_CARRIERS)}
 
 
 def forward(layer: Layer) -> LayerOutputs:
@@ -48,33 +45,8 @@ def _full_precision(layer: Layer) -> torch.autocast:
 
 
 def _describe(layer: Layer, need_input: bool) -> Call:
-    """The layer in the terms of the native module; `need_input` when its input current will be evaluated."""
-    native, spec, dtype = module(), layer.spec, layer.m0.dtype
-    steps, batch, width = layer.shape
-    numbers = (*spec.surrogate.params, 0.0, 0.0)
-    call = Call(
-        dtype=dtype_code(dtype),
-        steps=steps,
-        batch=batch,
-        width=width,
-        inputs=layer.inputs,
-        fires=spec.fires,
-        poles=spec.poles,
-        **spec.codes(),
-        surrogate=native.SURROGATES[spec.surrogate.kind],
-        surrogate_p0=numbers[0],
-        surrogate_p1=numbers[1],
-        surrogate_window=spec.surrogate.window,
-        gradient=native.GRADIENTS[layer.gradient],
-        level=layer.level,
-        key=layer.key,
-        **place(layer.m0.device),
-    )
-    for name, value in zip(COEFFICIENTS, layer.coefficients.tensors(), strict=True):
-        call.read(name, value, dtype)
-        call.fields[f"{name}_per_neuron"] = value.dim() > 0
-    for name, state in (("m0", layer.m0), ("i0", layer.i0), ("cuts", layer.cuts)):
-        call.read(name, state)
+    """The layer for the CUDA module; `need_input` when its input current will be evaluated."""
+    call = layer_call(module(), layer, dtype_code(layer.m0.dtype), **place(layer.m0.device))
     if need_input:
         _pass_input(call, layer)
     return call
@@ -97,10 +69,6 @@ def _pass_input(call: Call, layer: Layer) -> None:
         )
 
 
-def _carriers(layer: Layer) -> int:
-    return sum(bit for name, bit in _CARRIER_BITS.items() if layer.learns(name))
-
-
 def _forward(layer: Layer) -> LayerOutputs:
     spec, like = layer.spec, layer.m0
     out = LayerOutputs.empty(layer)
@@ -115,7 +83,7 @@ def _forward(layer: Layer) -> LayerOutputs:
     if not spec.fires:
         module().forward_scan(module().layer(**call.fields))
         return out
-    carriers = _carriers(layer) if layer.lists_active and not layer.exact_reset else 0
+    carriers = layer.carriers if layer.lists_active and not layer.exact_reset else 0
     count = carriers.bit_count()
     if count:
         out.tails = like.new_empty((2, count, *like.shape))
@@ -167,7 +135,7 @@ def _make_lists(layer: Layer, call: Call, carriers: int, out: LayerOutputs) -> N
 def _recomputes(layer: Layer, grads: OutputGradients) -> bool:
     """Whether the reverse scan recomputes the trajectory: sigma' is dense, or a learned decay meets a
     gradient at every membrane, whose sensitivities are not kept."""
-    dense_membranes = _carriers(layer) != 0 and (not layer.spec.fires or grads.membrane is not None)
+    dense_membranes = layer.carriers != 0 and (not layer.spec.fires or grads.membrane is not None)
     return layer.active_dense or layer.exact_reset or dense_membranes
 
 
@@ -179,14 +147,6 @@ def _checkpoints(layer: Layer, call: Call) -> Tensor:
     call.write("checkpoints", points)
     module().forward_scan(module().layer(**call.fields))
     return points
-
-
-def _dense_spike_gradient(layer: Layer, grads: OutputGradients) -> Tensor | None:
-    """dL/dz `[T, B, N]` from the outputs that carry it densely, or None."""
-    dense = grads.spikes
-    if grads.carrier is not None and layer.carrier_dense:
-        dense = grads.carrier if dense is None else dense + grads.carrier
-    return dense
 
 
 def _reverse(layer: Layer, out: LayerOutputs, grads: OutputGradients, recompute: bool) -> Call:
@@ -201,7 +161,7 @@ def _reverse(layer: Layer, out: LayerOutputs, grads: OutputGradients, recompute:
         scan.read(name, value)
     if grads.carrier is not None and not layer.carrier_dense:
         scan.read("g_active", grads.carrier, dtype)
-    scan.read_strided("g_spikes", _dense_spike_gradient(layer, grads), dtype)
+    scan.read_strided("g_spikes", grads.dense_spikes(layer), dtype)
     scan.read_strided("g_membrane", grads.membrane, dtype)
     scan.read("g_m_last", grads.m_last, dtype)
     scan.read("g_i_last", grads.i_last, dtype)
@@ -216,7 +176,7 @@ def _backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: in
     if recompute:
         _checkpoints(layer, call)
     elif wants["coefficients"] and out.tails.numel():
-        call.fields["carriers"] = _carriers(layer)
+        call.fields["carriers"] = layer.carriers
         call.read("carrier_m_last", out.tails[0])
         call.read("carrier_i_last", out.tails[1])
     scan = _reverse(layer, out, grads, recompute)

@@ -20,6 +20,7 @@ __all__ = [
     "density",
     "describe",
     "dtype_code",
+    "layer_call",
     "module",
     "transposed_weight",
 ]
@@ -117,22 +118,20 @@ def dense_input(layer: Layer) -> Tensor:
     return out
 
 
-def describe(layer: Layer, need_input: bool) -> Call:
-    """The layer in the terms of the native module; `need_input` when its input current will be evaluated."""
-    native, spec = module(), layer.spec
+def layer_call(native: Any, layer: Layer, dtype: int | None, **extra: Any) -> Call:
+    """What every native call says of a layer, but for its input. dtype: the module's code of the state's."""
+    spec = layer.spec
     steps, batch, width = layer.shape
-    dtype = layer.m0.dtype
     numbers = (*spec.surrogate.params, 0.0, 0.0)
     gradient = layer.gradient
     if gradient == "sampled" and layer.level <= 0:
         gradient = "exact"
     call = Call(
-        dtype=dtype_code(dtype),
+        dtype=dtype,
         steps=steps,
         batch=batch,
         width=width,
         inputs=layer.inputs,
-        threads=torch.get_num_threads(),
         fires=spec.fires,
         poles=spec.poles,
         **spec.codes(),
@@ -143,13 +142,20 @@ def describe(layer: Layer, need_input: bool) -> Call:
         gradient=native.GRADIENTS[gradient],
         level=layer.level,
         key=layer.key,
+        **extra,
     )
     for name, value in zip(COEFFICIENTS, layer.coefficients.tensors(), strict=True):
-        call.read(name, value, dtype)
+        call.read(name, value, layer.m0.dtype)
         call.fields[f"{name}_per_neuron"] = value.dim() > 0
-    call.read("m0", layer.m0)
-    call.read("i0", layer.i0)
-    call.read("cuts", layer.cuts)
+    for state, tensor in (("m0", layer.m0), ("i0", layer.i0), ("cuts", layer.cuts)):
+        call.read(state, tensor)
+    return call
+
+
+def describe(layer: Layer, need_input: bool) -> Call:
+    """The layer for the CPU module; `need_input` when its input current will be evaluated."""
+    dtype = layer.m0.dtype
+    call = layer_call(module(), layer, dtype_code(dtype), threads=torch.get_num_threads())
     if layer.packed and layer.weight is not None:
         call.read("in_ptr", layer.in_ptr)
         call.read("in_idx", layer.in_idx)

@@ -163,3 +163,12 @@ def test_weight_is_read_without_a_copy_of_the_input() -> None:
         want = case.run(GradientRule("exact"))
         assert out.spikes is not None and want.spikes is not None
         assert torch.equal(out.spikes.idx, want.spikes.idx)
+
+
+@pytest.mark.parametrize("spec", [SPECS[3], SPECS[5], SPECS[16]], ids=spec_name)
+def test_sampling_at_level_zero_keeps_every_entry(implementation: str, spec: NeuronSpec) -> None:
+    """The level before a first batch has set it."""
+    case = Case.random(spec, S.atan(2.0))
+    out = case.run(GradientRule("sampled", 0.0, 5))
+    _, want = case.dense(S.atan(2.0))
+    assert_close(case.gradients(out.dense_spikes, out.membrane, out.state), want, 1e-10)
