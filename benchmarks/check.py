@@ -9,15 +9,15 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from .network import Net
+from .pooling import undecided_elements
 from .rows import Row
 
 __all__ = ["Agreement", "Comparable", "compare"]
 
 _TOLERANCE = 1e-4  # relative, float32; with an exact gradient rule
-# Where two entries of a pooling window are equal but for rounding, another order of summation may take the
-# other one as the maximum, and its gradient goes there.
-_POOLED_TOLERANCE = 1e-3
 _FLIPS = 0.02  # share of the batch that may hold a spike flipped by another order of summation
+_COMPARED = 0.5  # share of the batch whose gradients must be compared
 
 
 class Comparable(Protocol):
@@ -37,15 +37,15 @@ class Comparable(Protocol):
 @dataclass(frozen=True)
 class Agreement:
     """diverged: batch elements whose spikes differ somewhere, left out of the comparison of gradients.
+    undecided: others left out of it, in which rounding decides a maximum (pooling.py).
     gradient: largest relative difference of a parameter's gradient.  cosine: the smallest, over parameters.
-    tolerance: what the difference may be.
     """
 
     diverged: int
+    undecided: int
     batch: int
     gradient: float
     cosine: float
-    tolerance: float = _TOLERANCE
 
     @property
     def spikes_agree(self) -> bool:
@@ -54,30 +54,33 @@ class Agreement:
 
     def holds(self, exact: bool) -> bool:
         """Whether a ratio may be shown. exact: the rule draws nothing at random, so gradients agree too."""
-        return self.spikes_agree and (not exact or self.gradient <= self.tolerance)
+        enough = self.batch - self.diverged - self.undecided >= _COMPARED * self.batch
+        return self.spikes_agree and (not exact or (enough and self.gradient <= _TOLERANCE))
 
 
-def compare(stock: Comparable, other: Comparable, x: Tensor, labels: Tensor) -> Agreement:
-    """Spikes of all layers, then gradients of the training loss on the batch elements whose spikes agree."""
+def compare(stock: Net, other: Comparable, x: Tensor, labels: Tensor) -> Agreement:
+    """Spikes of all layers, then gradients of the training loss on the comparable batch elements."""
     with torch.no_grad():
         expected, _ = stock(x, record_all=True)
         found, _ = other(x, record_all=True)
     same = torch.ones_like(labels, dtype=torch.bool)
     for a, b in zip(expected, found, strict=True):
         same &= (a == b).flatten(2).all(dim=2).all(dim=0)
-    if not same.any():
-        return Agreement(len(labels), len(labels), float("inf"), 0.0)
-    kept = x[same] if stock.row.coding == "direct" else x[:, same]
+    undecided = undecided_elements(stock, x, expected) & same
+    chosen = same & ~undecided
+    counts = int((~same).sum()), int(undecided.sum()), len(labels)
+    if not chosen.any():
+        return Agreement(*counts, float("inf"), 0.0)
+    kept = x[chosen] if stock.row.coding == "direct" else x[:, chosen]
     relative, cosine = 0.0, 1.0
-    pairs = zip(*(_gradients(net, kept, labels[same]) for net in (stock, other)), strict=True)
+    pairs = zip(*(_gradients(net, kept, labels[chosen]) for net in (stock, other)), strict=True)
     for g, h in pairs:
         g, h = g.double().flatten(), h.double().flatten()
         scale = float(g.norm())
         relative = max(relative, float((g - h).norm()) / scale if scale else float(h.norm()))
         if scale and float(h.norm()):
             cosine = min(cosine, float(g @ h) / (scale * float(h.norm())))
-    tolerance = _POOLED_TOLERANCE if stock.row.channels else _TOLERANCE
-    return Agreement(int((~same).sum()), len(labels), relative, cosine, tolerance)
+    return Agreement(*counts, relative, cosine)
 
 
 def _gradients(net: Comparable, x: Tensor, labels: Tensor) -> list[Tensor]:

@@ -22,6 +22,11 @@ def show(console: Console, result: dict[str, Any], title: str) -> None:
         console.print(f"{title}\n[bold red]differs from stock: no speed is shown")
     lines = [
         f"spikes: {agreement['diverged']} of {agreement['batch']} batch elements diverge and are left out",
+        *(
+            [f"pooling: rounding decides in {agreement['undecided']} more, which are left out as well"]
+            if agreement["undecided"]
+            else []
+        ),
         f"gradients: relative difference {agreement['gradient']:.1e}, cosine {agreement['cosine']:.6f}",
         f"input density {_percent(result['input_density'])}; weight gains "
         + (", ".join(f"{entry['gain']:.2f}" for entry in result["gains"]) or "none"),
