@@ -1,15 +1,16 @@
 """Unmodified Norse models: whole sequences through SequentialState, and loops over cells with explicit
 states.
 
-float64 inputs and weights with `gradient="exact"`: both sides compute in float64 and agree to 1e-10 relative.
-Norse starts from float32 states and subtracts a 0-dim v_leak from them in float32, so v_leak here is a
-float32 number.
+float64 inputs, weights and states with `gradient="exact"`: both sides compute in float64 and agree to 1e-10
+relative. Norse's own initial states are float32, and a 0-dim v_leak is subtracted from them in float32: so
+v_leak is a float32 number here, and where a model starts from those states, stock's gradient of it is
+rounded.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import hypothesis.strategies as st
 import pytest
@@ -40,6 +41,7 @@ class Plan:
     density: float = 0.3
     cut_every: int = 0
     split_at: int = 0
+    double_start: bool = True
     seed: int = 0
 
     def parameter(self, value: float) -> Tensor:
@@ -84,10 +86,18 @@ def learned(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+def double_zeros(model: nn.Module, x: Tensor) -> list[tuple[Tensor, ...] | None]:
+    """The states that a run leaves, as float64 zeros."""
+    sequence = isinstance(model[1], (norse.LIF, norse.LI))  # type: ignore[index]
+    with torch.no_grad():
+        _, state = model(x if sequence else x[0], None)
+    return [s if s is None else type(s)(*(torch.zeros_like(v).double() for v in s)) for s in state]
+
+
 def run(plan: Plan, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
     torch.manual_seed(plan.seed + 1)
     x = (torch.rand(plan.steps, plan.batch, plan.widths[0], dtype=torch.float64) < plan.density).double()
-    state = None
+    state = double_zeros(model, x) if plan.double_start else None
     if plan.style == "sequence":
         pieces = []
         # A sequence in two calls with the state handed over, as in truncated or streaming training.
@@ -139,11 +149,7 @@ def plans(draw: st.DrawFn) -> Plan:
     )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(plan=plans())
-@example(plan=Plan(widths=(9, 8, 7, 5), kinds=("lif", "lif", "li"), split_at=5))
-@example(plan=Plan(style="cells", widths=(9, 8, 7, 5), kinds=("box_value", "lif", "li"), cut_every=4))
-def test_random_norse_models(plan: Plan) -> None:
+def check(plan: Plan, leak_tolerance: float = 1e-10) -> None:
     stock = plan.build()
     fast = copy.deepcopy(stock)
     # deepcopy shares the unregistered parameters of `p`; the two runs take separate gradients of the same
@@ -156,10 +162,25 @@ def test_random_norse_models(plan: Plan) -> None:
     for name, gradient in want.items():
         size = gradient.norm()
         error = (got[name] - gradient).norm() / (size if size > 1e-8 else 1.0)
-        # Stock's first step computes v_leak - v in float32, and the gradient of v_leak passes through that.
-        assert error <= (1e-6 if name.endswith("v_leak") else 1e-10), (
-            f"gradient of {name}: relative error {error:.2e}"
-        )
+        tolerance = leak_tolerance if name.endswith("v_leak") else 1e-10
+        assert error <= tolerance, f"gradient of {name}: relative error {error:.2e}"
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(plan=plans())
+@example(plan=Plan(widths=(9, 8, 7, 5), kinds=("lif", "lif", "li"), split_at=5))
+@example(plan=Plan(style="cells", widths=(9, 8, 7, 5), kinds=("box_value", "lif", "li"), cut_every=4))
+def test_random_norse_models(plan: Plan) -> None:
+    check(plan)
+
+
+# The same examples every time: how far rounding in float32 shows depends on what cancels in the gradient.
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@given(plan=plans())
+@example(plan=Plan(widths=(9, 8, 7, 5), kinds=("lif", "lif", "li"), split_at=5))
+@example(plan=Plan(style="cells", widths=(9, 8, 7, 5), kinds=("box_value", "lif", "li"), cut_every=4))
+def test_norses_own_initial_states(plan: Plan) -> None:
+    check(replace(plan, double_start=False), leak_tolerance=1e-6)
 
 
 def test_sampled_gradients_of_undetached_resets_average_to_the_exact_one() -> None:
