@@ -26,6 +26,7 @@ __all__ = ["GradientOptions", "lapicque", "leaky", "li", "lif", "lif_box"]
 
 Coefficient = Tensor | float
 _DTYPES = (torch.float32, torch.float64)
+_SPIKE_DTYPES = (torch.bool, torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def leaky(
     """`snntorch.Leaky` over a sequence.
 
     Args:
-        x: `[T, B, N_in]`, float32 or float64; without weight the current `[T, B, N]`.
+        x: `[T, B, N_in]`, float32 or float64, dense or sparse COO, with a weight also bool or uint8; without
+            weight the current `[T, B, N]`.
         weight, bias: `[N, N_in]`, `[N]` or None.
         beta: decay per step, clamped to [0, 1]; beta, threshold and graded_spikes_factor are numbers, 0-dim
             tensors or `[N]`, and get a gradient if they ask for one.
@@ -70,7 +72,8 @@ def leaky(
         mem0: membrane potential before the first step `[B, N]`; zeros unless given.
         gradient: "exact", "window", "sampled", or `GradientOptions`.
 
-    Returns: spikes `[T, B, N]` and membrane potentials `[T, B, N]`, in x's dtype.
+    Returns: spikes `[T, B, N]` and membrane potentials `[T, B, N]`, in x's dtype, or weight's where x is bool
+        or uint8.
     Raises: ArgumentError, ArgumentTypeError.
     """
     pre = _choice(
@@ -83,7 +86,7 @@ def leaky(
     )
     call = _Call(x, weight, bias)
     coefficients = Coefficients.of(
-        x,
+        call.like,
         membrane=call.coefficient("beta", beta).clamp(0, 1),
         threshold=call.threshold(threshold),
         graded=call.coefficient("graded_spikes_factor", graded_spikes_factor),
@@ -121,7 +124,7 @@ def lapicque(
         call.coefficient(name, value) for name, value in (("R", R), ("C", C), ("time_step", time_step))
     )
     coefficients = Coefficients.of(
-        x,
+        call.like,
         membrane=1 - step / (resistance * capacitance),
         gain=resistance * (1 / (resistance * capacitance)) * step,
         threshold=call.threshold(threshold),
@@ -161,7 +164,7 @@ def lif(
         "euler", poles=2, post="value", surrogate=_surrogate(surrogate, surrogates.fast_sigmoid(1.0))
     )
     coefficients = Coefficients.of(
-        x,
+        call.like,
         membrane=call.rate("tau_mem_inv", tau_mem_inv, dt),
         synapse=call.rate("tau_syn_inv", tau_syn_inv, dt),
         leak=call.coefficient("v_leak", v_leak),
@@ -197,7 +200,7 @@ def lif_box(
     post = _choice("reset_method", reset_method, {"value": "value", "subtract": "subtract_all"})
     spec = NeuronSpec("euler", post=post, surrogate=_surrogate(surrogate, surrogates.fast_sigmoid(1.0)))
     coefficients = Coefficients.of(
-        x,
+        call.like,
         membrane=call.rate("tau_mem_inv", tau_mem_inv, dt),
         leak=call.coefficient("v_leak", v_leak),
         threshold=call.coefficient("v_th", v_th),
@@ -227,7 +230,7 @@ def li(
     call = _Call(x, weight, bias)
     spec = NeuronSpec("euler", poles=2, fires=False, surrogate=surrogates.zero())
     coefficients = Coefficients.of(
-        x,
+        call.like,
         membrane=call.rate("tau_mem_inv", tau_mem_inv, dt),
         synapse=call.rate("tau_syn_inv", tau_syn_inv, dt),
         leak=call.coefficient("v_leak", v_leak),
@@ -242,12 +245,22 @@ class _Call:
     """The checked tensors of one call."""
 
     def __init__(self, x: Any, weight: Any, bias: Any) -> None:
-        _require_tensor("x", x)
+        if not isinstance(x, Tensor) or x.dtype not in _SPIKE_DTYPES or weight is None:
+            _require_tensor("x", x)
         if x.dim() != 3:
             raise ArgumentError(f"x has shape {tuple(x.shape)}; it must be [T, B, N_in]")
         if 0 in x.shape:
             raise ArgumentError(f"x has shape {tuple(x.shape)}; T, B and N_in must be at least 1")
+        if x.is_sparse and x.dense_dim():
+            raise ArgumentError(
+                f"x is sparse with {x.dense_dim()} dense dimensions; all three must be sparse"
+            )
         self.x, self.feed, self.width = x, None, x.shape[2]
+        # In its dtype all is computed.
+        self.like = x
+        if x.dtype in _SPIKE_DTYPES:
+            _require_tensor("weight", weight)
+            self.like = weight
         if weight is None:
             if bias is not None:
                 raise ArgumentError("bias is given without weight; a bias belongs to a linear feed")
@@ -264,8 +277,8 @@ class _Call:
 
     def _check(self, name: str, value: Any) -> None:
         _require_tensor(name, value)
-        if value.dtype != self.x.dtype:
-            raise ArgumentTypeError(f"{name} has dtype {value.dtype}; it must have that of x, {self.x.dtype}")
+        if value.dtype != self.like.dtype:
+            raise ArgumentTypeError(f"{name} has dtype {value.dtype}; it must be {self.like.dtype}")
         self._check_device(name, value)
 
     def _check_device(self, name: str, value: Tensor) -> None:
@@ -279,10 +292,10 @@ class _Call:
                 f"{name}={value!r} must be a number or a tensor, not {type(value).__name__}"
             )
         if not isinstance(value, Tensor):
-            value = torch.tensor(float(value), dtype=self.x.dtype, device=self.x.device)
+            value = torch.tensor(float(value), dtype=self.like.dtype, device=self.x.device)
         if value.dim():
             self._check_device(name, value)
-        value = value.to(self.x)
+        value = value.to(self.like)
         value = value.reshape(()) if value.numel() == 1 else value
         if value.dim() and tuple(value.shape) != (self.width,):
             raise ArgumentError(

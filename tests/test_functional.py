@@ -192,6 +192,13 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"weight": None, "bias": torch.ones(N)}, ArgumentError, "bias is given without weight"),
     ({"bias": torch.ones(N + 1)}, ArgumentError, r"bias has shape \(6,\)"),
     ({"beta": "0.9"}, ArgumentTypeError, "beta='0.9'"),
+    ({"x": torch.ones(T, B, INPUTS, dtype=torch.int32)}, ArgumentTypeError, "x has dtype torch.int32"),
+    (
+        {"x": torch.ones(T, B, N, dtype=torch.bool), "weight": None},
+        ArgumentTypeError,
+        "x has dtype torch.bool",
+    ),
+    ({"x": torch.ones(T, B, INPUTS).to_sparse(2)}, ArgumentError, "x is sparse with 1 dense dim"),
     ({"beta": float("nan")}, ArgumentError, "beta=nan"),
     ({"beta": torch.ones(N + 1)}, ArgumentError, r"beta has shape \(6,\)"),
     ({"beta": torch.ones(N, device="meta")}, ArgumentError, "on meta"),
@@ -216,6 +223,38 @@ def test_bad_input_names_the_argument(change: dict[str, Any], error: type[Except
     arguments: dict[str, Any] = {"x": torch.rand(T, B, INPUTS), "weight": torch.rand(N, INPUTS), "beta": 0.9}
     with pytest.raises(error, match=words):
         functional.leaky(**(arguments | change))
+
+
+@pytest.mark.parametrize("gradient", ["exact", "window"])
+@pytest.mark.parametrize("kind", ["sparse", "repeated", "bool", "uint8", "dense sparse"])
+def test_spikes_in_other_forms(kind: str, gradient: str) -> None:
+    _, weight, bias = data(scale=2.0)
+    spikes = torch.rand(T, B, INPUTS) < (0.9 if kind == "dense sparse" else 0.2)
+    x, factor = spikes.to(DOUBLE), 1
+    if "sparse" in kind:
+        given = x.to_sparse()
+    elif kind == "repeated":
+        factor, found = 2, x.to_sparse()
+        indices, values = found.indices().repeat(1, 2), found.values().repeat(2)
+        given = torch.sparse_coo_tensor(indices, values, x.shape, check_invariants=True)
+    else:
+        given = x.to(torch.bool if kind == "bool" else torch.uint8)
+    options = GradientOptions(gradient, backward_threshold=0.5 if gradient == "window" else None)  # type: ignore[arg-type]
+    ours, dense = (
+        functional.leaky(value, weight, bias, beta=0.8, gradient=options) for value in (given, x * factor)
+    )
+    assert dense[0].any() and ours[0].dtype == DOUBLE
+    assert_same(ours, dense, [weight, bias])
+
+
+def test_sparse_input_with_a_gradient_and_without_a_weight() -> None:
+    x = torch.rand(T, B, N, dtype=DOUBLE, requires_grad=True)
+    assert_same(functional.leaky(x.to_sparse(), beta=0.8), functional.leaky(x, beta=0.8), [x])
+    x, weight, bias = data(scale=2.0)
+    # Torch's to_sparse lets the gradient through at the stored entries only.
+    given = x.to_sparse()
+    ours, dense = (functional.leaky(v, weight, bias, beta=0.8) for v in (given, given.to_dense()))
+    assert_same(ours, dense, [x, weight, bias])
 
 
 def test_bad_time_steps_and_rates() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["compress", "expand", "from_mask", "gather", "rows"]
+__all__ = ["compress", "expand", "from_mask", "from_sparse", "gather", "rows"]
 
 
 def from_mask(mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,6 +29,17 @@ def compress(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ptr, idx = from_mask(mask)
     values = x.transpose(0, 1)[mask.transpose(0, 1)]
     return ptr, idx, values if bool((values != 1).any()) else values.new_empty(0)
+
+
+def from_sparse(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(ptr, idx, val) of a sparse COO `[T, B, N]` tensor."""
+    steps, batch, _ = x.shape
+    ordered = x.detach().transpose(0, 1).coalesce()
+    element, step, idx = ordered.indices()
+    counts = torch.bincount(element * steps + step, minlength=batch * steps)
+    ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    values = ordered.values()
+    return ptr, idx.to(torch.int32), values if bool((values != 1).any()) else values.new_empty(0)
 
 
 def rows(ptr: Tensor) -> Tensor:

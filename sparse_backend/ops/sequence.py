@@ -12,7 +12,7 @@ from torch.nn import functional
 from ..constants import empty
 from ..errors import ArgumentError, ArgumentTypeError
 from ..neurons import Neuron
-from . import backend, cost
+from . import backend, cost, events
 from .contract import COEFFICIENTS, Layer, LayerOutputs, all_active
 from .schema import run as run_operator
 from .schema import to_dense
@@ -56,6 +56,12 @@ class PackedSpikes:
     width: int
     dtype: torch.dtype
     _dense: Tensor | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_sparse(cls, x: Tensor) -> PackedSpikes:
+        """A sparse COO `[T, B, N]` tensor that needs no gradient."""
+        steps, batch, width = x.shape
+        return cls(empty(x), *events.from_sparse(x), None, None, steps, batch, width, x.dtype)
 
     def to_dense(self) -> Tensor:
         """The spikes as `[T, B, N]`, differentiable; computed once."""
@@ -111,8 +117,8 @@ def run_layer(
 ) -> LayerOutput:
     """Run a layer over `steps` time steps.
 
-    source: `[T, B, N_in]`, or `[B, N_in]` for an input that is the same at every step, or the layer below's
-    spikes.
+    source: `[T, B, N_in]` of any dtype, dense or sparse COO, or `[B, N_in]` for an input that is the same at
+    every step, or the layer below's spikes.
     state: initial (m,) or (m, i), each `[B, N]`; their dtype is the dtype of the computation (float32 or
     float64).
     cuts: uint8 `[T]`; non-zero where the state that enters the step is detached.
@@ -122,6 +128,9 @@ def run_layer(
     _check(source, feed, neuron, state, steps, cuts)
     spec = neuron.spec
     m0 = state[0]
+    if isinstance(source, Tensor) and source.is_sparse:
+        as_events = feed is not None and source.dim() == 3 and not source.requires_grad
+        source = PackedSpikes.from_sparse(source.to(m0.dtype)) if as_events else source.to_dense()
     i0 = state[1] if spec.poles == 2 else empty(m0)
     weight, bias = (feed.weight, feed.bias) if feed is not None else (None, None)
     packed: tuple[Tensor | None, ...] = (None,) * 5
@@ -139,7 +148,7 @@ def run_layer(
         ):
             # A constant input is one product, computed and differentiated once; and where lam is dense
             # anyway, torch's own matrix products serve the feed.
-            tensor, weight, bias = functional.linear(tensor, weight, bias), None, None
+            tensor, weight, bias = functional.linear(tensor.to(m0.dtype), weight, bias), None, None
     coefficients = neuron.coefficients.tensors()
     differentiable = torch.is_grad_enabled() and any(
         value is not None and value.requires_grad for value in (tensor, weight, bias, m0, i0, *coefficients)

@@ -68,7 +68,7 @@ def record_new_feed(module: nn.Linear, input: Tensor) -> Any:
         or not recordable(weight.data)
     ):
         return NotImplemented
-    place = place_for(id(module), input, repeatable=True)
+    place = place_for(id(module), input, repeatable=True, sparse=True)
     if place is None:
         return NotImplemented
     if place.stream is not None and not cast(FeedStream, place.stream).unchanged(module):

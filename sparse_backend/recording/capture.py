@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..ops import memory
 from ..torch_private import address, copy_on_write
 
 __all__ = ["Capture", "Inputs", "recordable"]
@@ -15,14 +16,21 @@ BYTES_OF_COPIES = 1 << 26
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
-def recordable(tensor: Tensor) -> bool:
-    """Whether a real tensor can be an input: plain, dense, floating point, not empty."""
+def recordable(tensor: Tensor, sparse: bool = False) -> bool:
+    """Whether a real tensor can be an input: plain, floating point, not empty, and dense.
+
+    sparse: a sparse COO `[B, N]` tensor without a gradient will do, too.
+    """
     return (
         type(tensor) in _PLAIN
-        and tensor.layout is torch.strided
+        and (tensor.layout is torch.strided or (sparse and _is_sparse_input(tensor)))
         and tensor.dtype in (torch.float32, torch.float64)
         and tensor.numel() > 0
     )
+
+
+def _is_sparse_input(tensor: Tensor) -> bool:
+    return tensor.is_sparse and tensor.sparse_dim() == tensor.dim() == 2 and not tensor.requires_grad
 
 
 class Capture:
@@ -66,7 +74,8 @@ class Inputs:
     """The real inputs of a stream, one per step, all of one shape, dtype and device.
 
     A step that is a view of a larger tensor costs one alias per larger tensor, not per step: the whole
-    sequence is then read where it lies. The same tensor at every step is recognised as constant.
+    sequence is then read where it lies. The same tensor at every step is recognised as constant. Of sparse
+    steps, what they hold is copied.
     """
 
     __slots__ = (
@@ -80,12 +89,14 @@ class Inputs:
         "dtype",
         "requires_grad",
         "shape",
+        "sparse",
     )
 
     def __init__(self, first: Tensor, requires_grad: bool) -> None:
         self.shape = first.shape
         self.dtype = first.dtype
         self.device = first.device
+        self.sparse = first.is_sparse
         self.requires_grad = requires_grad
         # Per step: a tensor of its own, or (alias, storage offset, strides).
         self._steps: list[Tensor | Slice] = []
@@ -103,11 +114,14 @@ class Inputs:
             and tensor.dtype is self.dtype
             and requires_grad == self.requires_grad
             and tensor.device == self.device
-            and tensor.layout is torch.strided
+            and (_is_sparse_input(tensor) if self.sparse else tensor.layout is torch.strided)
         )
 
     def append(self, tensor: Tensor) -> None:
         """Capture one step; `fits` must hold."""
+        if self.sparse:
+            self._steps.append(self._copy_sparse(tensor))
+            return
         if self.requires_grad:
             # Each tensor keeps its own place in the graph (hooks and retain_grad on it work as in stock).
             base: Tensor = tensor
@@ -148,6 +162,18 @@ class Inputs:
         self._copied = (count + 1, base)
         return self._copies, int(copy.storage_offset()), copy.stride()
 
+    def _copy_sparse(self, tensor: Tensor) -> Tensor:
+        """A copy, or the step before where that is the same: torch tells nobody of writes to its parts."""
+        if tensor is self._base and self._steps:
+            previous = self._steps[-1]
+            assert isinstance(previous, Tensor)
+            if torch.equal(previous._indices(), tensor._indices()) and torch.equal(
+                previous._values(), tensor._values()
+            ):
+                return previous
+        self._base = tensor
+        return tensor.detach().clone()
+
     def pop(self) -> Inputs:
         """Take the last step off, as inputs of its own."""
         last = Inputs(self._copied[1], self.requires_grad)
@@ -172,6 +198,8 @@ class Inputs:
 
     def sequence(self, steps: int) -> Tensor:
         """The first `steps` inputs, `[T, *shape]`; no copy when they lie evenly spaced in one tensor."""
+        if self.sparse:
+            return self.sparse_sequence(steps).to_dense()
         if self.constant():
             return self.step(0).expand(steps, *self.shape)
         slices = [step for step in self._steps[:steps] if not isinstance(step, Tensor)]
@@ -184,4 +212,16 @@ class Inputs:
                 for index, (other, offset, stride) in enumerate(slices)
             ):
                 return alias.as_strided((steps, *self.shape), (spacing, *strides), start)
-        return torch.stack([self.step(index) for index in range(steps)])
+        rows = [self.step(index) for index in range(steps)]
+        if self.requires_grad or self.device.type != "cpu":
+            return torch.stack(rows)
+        return torch.stack(rows, out=memory.empty((steps, *self.shape), self.dtype))
+
+    def sparse_sequence(self, steps: int) -> Tensor:
+        """The first `steps` sparse inputs as one sparse `[T, B, N]` tensor."""
+        rows = [self.step(index) for index in range(steps)]
+        counts = torch.tensor([row._nnz() for row in rows], device=self.device)
+        step = torch.arange(steps, device=self.device).repeat_interleave(counts)
+        indices = torch.cat([step.unsqueeze(0), torch.cat([row._indices() for row in rows], 1)])
+        values = torch.cat([row._values() for row in rows])
+        return torch.sparse_coo_tensor(indices, values, (steps, *self.shape), check_invariants=False)

@@ -44,17 +44,20 @@ def open_segment() -> Segment | None:
     return start(Segment())
 
 
-def place_for(identity: object, tensor: Tensor, repeatable: bool = False) -> Place | None:
+def place_for(
+    identity: object, tensor: Tensor, repeatable: bool = False, sparse: bool = False
+) -> Place | None:
     """The place of a call on `tensor` by the module or operation `identity`; None if it cannot be recorded.
 
-    repeatable: a stateless call, of which a second one on the same step is no new step.
+    repeatable: a stateless call, of which a second one on the same step is no new step.  sparse: whether the
+    input may be a sparse tensor.
     """
     if type(tensor) is Deferred:
         place = place_on_deferred(identity, tensor, repeatable)
         if place is not None:
             return place
         tensor = resolve(tensor, "a recorded value was used out of step")
-    if not recordable(tensor):
+    if not recordable(tensor, sparse):
         return None
     segment = open_segment()
     if segment is None or (tensor.is_inference() and not segment.inference):

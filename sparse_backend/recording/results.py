@@ -108,6 +108,13 @@ class InputsResult(Result):
             self._sequence = self._inputs.sequence(self.steps)
         return self._sequence
 
+    def packed(self, slot: int) -> PackedSpikes | None:
+        return (
+            PackedSpikes.from_sparse(self._inputs.sparse_sequence(self.steps))
+            if self._inputs.sparse
+            else None
+        )
+
     def constant(self) -> Tensor | None:
         return self._inputs.step(0) if self._inputs.constant() else None
 
