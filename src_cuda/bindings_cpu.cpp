@@ -29,7 +29,7 @@ void bind_gradients(py::module_& m) {
     FIELD(low_ptr), FIELD(low_idx), FIELD(d_low), FIELD(d_weight), FIELD(d_bias);
     FIELD(d_current), FIELD(d_current_stride_t), FIELD(d_current_stride_b), FIELD(d_current_sum);
     FIELD(d_membrane), FIELD(d_gain), FIELD(d_synapse), FIELD(d_leak), FIELD(d_threshold), FIELD(d_reset);
-    FIELD(form), FIELD(x), FIELD(x_stride_t), FIELD(x_stride_b);
+    FIELD(weight), FIELD(d_input), FIELD(form), FIELD(x), FIELD(x_stride_t), FIELD(x_stride_b);
     FIELD(d_graded), FIELD(d_m0), FIELD(d_i0);
 #undef FIELD
     m.def("gradients", [](const py::kwargs& fields) { return from_keywords<Gradients>(fields); });
@@ -137,6 +137,8 @@ PYBIND11_MODULE(_cpu, m) {
           released);
     m.def("transpose_weight", &run_transpose, py::arg("src"), py::arg("dst"), py::arg("width"), py::arg("inputs"),
           py::arg("src_stride"), py::arg("dtype"), py::arg("threads") = 1, released);
+    m.def("multiply", &run_multiply, py::arg("a"), py::arg("a_stride"), py::arg("rows"), py::arg("b"), py::arg("inner"),
+          py::arg("columns"), py::arg("c"), py::arg("dtype"), py::arg("threads") = 1, released);
     m.def("scatter", &run_scatter, py::arg("ptr"), py::arg("idx"), py::arg("val"), py::arg("steps"), py::arg("batch"),
           py::arg("width"), py::arg("out"), py::arg("stride_t"), py::arg("stride_b"), py::arg("dtype"),
           py::arg("threads") = 1, released);

@@ -36,16 +36,19 @@ class Costs:
 
     feed_row: in adding a row of W^T per input event.  weight_row: in adding a row of lam to dW per input
     event.  trace_row: in adding the filtered input to dW per active entry.  dot: in a sampled dot product.
+    product: in the kernels' own matrix product.
     """
 
     feed_row: float = 2.5
     weight_row: float = 2.5
     trace_row: float = 3.5
     dot: float = 3.0
+    product: float = 1.0
 
 
 FIXED = Costs()
-"""Between what AVX-512 (1.9, 1.8, 2.8, 2.5) and SSE2 (3.5, 3.1, 6.8, 3.4) take."""
+"""Between what AVX-512 (1.9, 1.8, 2.8, 2.5) and SSE2 (3.5, 3.1, 6.8, 3.4) take; the product with fused
+multiply-adds (SSE2 has none: 3.3)."""
 
 
 @functools.cache
@@ -155,6 +158,7 @@ def measure(native: Any) -> Costs:
             "weight_row": bench.backward("weight", form=1),
             "trace_row": bench.backward("weight", form=2),
             "dot": bench.backward("low"),
+            "product": bench.own_product(),
         }
     finally:
         torch.set_num_threads(threads)
@@ -179,6 +183,8 @@ class _Bench:
         self.native = native
         self.generator = torch.Generator().manual_seed(0)
         self.rows = self.steps * self.batch
+        shapes = (self.rows, self.inputs), (self.inputs, self.width), (self.rows, self.width)
+        self.dense = [torch.rand(shape, generator=self.generator) for shape in shapes]
         self.weight_t = torch.rand(self.inputs, native.padded_width(self.width), generator=self.generator)
         self.lists = {
             (size, share): self._events(size, share)
@@ -188,12 +194,14 @@ class _Bench:
         self.membrane, self.threshold = torch.tensor(0.9), torch.tensor(1e30)
 
     def product(self) -> float:
-        a = torch.rand(self.rows, self.inputs, generator=self.generator)
-        b, out = (
-            torch.rand(self.inputs, self.width, generator=self.generator),
-            torch.empty(self.rows, self.width),
-        )
+        a, b, out = self.dense
         return _fastest(lambda: torch.mm(a, b, out=out)) / (self.rows * self.inputs * self.width)
+
+    def own_product(self) -> float:
+        a, b, out = self.dense
+        sizes = (self.inputs, self.rows, b.data_ptr(), self.inputs, self.width)
+        call = (a.data_ptr(), *sizes, out.data_ptr(), self.native.FLOAT32, 1)
+        return _fastest(lambda: self.native.multiply(*call)) / (self.rows * self.inputs * self.width)
 
     def feed(self) -> float:
         def run(share: float) -> Callable[[], object]:

@@ -57,10 +57,16 @@ def weight_gradient_form(
 
 
 def input_gradient_form(active_below: float, inputs: int, width: int) -> str:
-    """dL/dx at the lower layer's active entries: "sampled" dot products, or "gemm" and a gather."""
+    """dL/dx at the lower layer's active entries: "sampled" dot products, or everywhere.
+
+    "gemm" is torch's product of a lam in memory, "gemm-fused" the kernels' own, of lam in cache.
+    """
     c = costs()
-    sampled = c.dot * active_below * inputs * width
-    return "sampled" if sampled < inputs * width + DENSE_ENTRY * (inputs + width) else "gemm"
+    product = inputs * width
+    sampled = c.dot * active_below * product if active_below < 1 else float("inf")
+    fused = c.product * product + DENSE_ENTRY * inputs
+    gemm = product + DENSE_ENTRY * (inputs + width)
+    return min((sampled, "sampled"), (fused, "gemm-fused"), (gemm, "gemm"))[1]
 
 
 def convolution_by_events(density: float, channels: int) -> bool:

@@ -194,10 +194,10 @@ def _weight_form(layer: Layer, out: LayerOutputs, innovations_sparse: bool = Tru
 
 
 def _input_form(layer: Layer) -> str:
-    if layer.in_aidx is None:
-        return "gemm"
     steps, batch, width = layer.shape
-    active = layer.in_aidx.numel() / max(1, steps * batch * layer.inputs)
+    active = 1.0
+    if layer.in_aidx is not None:
+        active = layer.in_aidx.numel() / max(1, steps * batch * layer.inputs)
     return cost.input_gradient_form(active, layer.inputs, width)
 
 
@@ -278,6 +278,13 @@ def _request_products(
         g.read("low_ptr", layer.in_aptr)
         g.read("low_idx", layer.in_aidx)
         g.write("d_low", low)
+    everywhere: Tensor | None = None
+    if wants["source"] and below == "gemm-fused":
+        assert layer.weight is not None
+        g.read("weight", layer.weight.detach(), dtype)
+        padded = module().padded_width(layer.inputs)
+        rows = g.write("d_input", memory.empty((batch, steps, padded), dtype))
+        everywhere = rows.transpose(0, 1)[..., : layer.inputs]
     lam: Tensor | None = None
     if form == "gemm" or (wants["source"] and below == "gemm"):
         # In the layout of the input (events are batch-major), so that its rows and those of lam line up.
@@ -285,27 +292,33 @@ def _request_products(
         lam = g.write_strided("d_current", rows.transpose(0, 1) if layer.packed else rows)
 
     def finish() -> None:
+        if lam is not None and form == "gemm":
+            result.weight = _rows(lam, layer.packed).t() @ _rows(dense_input(layer), layer.packed)
         if low is not None:
             result.source = low.to(layer.source.dtype)
-        if lam is None:
+        dense = everywhere
+        if lam is not None and wants["source"] and below == "gemm":
+            dense = _times_weight(layer, lam)
+        if dense is None:
             return
-        rows = _rows(lam, layer.packed)
-        if form == "gemm":
-            result.weight = rows.t() @ _rows(dense_input(layer), layer.packed)
-        if wants["source"] and below == "gemm":
-            assert layer.weight is not None
-            dense = memory.empty((rows.shape[0], layer.inputs), dtype)
-            torch.mm(rows, layer.weight.detach(), out=dense)
-            if layer.packed:
-                dense = dense.view(batch, steps, -1).transpose(0, 1)
-            else:
-                dense = dense.view(steps, batch, -1)
-            if layer.in_aptr is not None:
-                assert layer.in_aidx is not None
-                dense = gather(dense, layer.in_aptr, layer.in_aidx)
-            result.source = dense.to(layer.source.dtype)
+        if layer.in_aptr is not None:
+            assert layer.in_aidx is not None
+            dense = gather(dense, layer.in_aptr, layer.in_aidx)
+        result.source = dense.to(layer.source.dtype)
 
     return finish
+
+
+def _times_weight(layer: Layer, lam: Tensor) -> Tensor:
+    """lam W `[T, B, N_in]`, in the layout of lam."""
+    assert layer.weight is not None
+    steps, batch, _ = layer.shape
+    rows = _rows(lam, layer.packed)
+    dense = memory.empty((rows.shape[0], layer.inputs), lam.dtype)
+    torch.mm(rows, layer.weight.detach(), out=dense)
+    if layer.packed:
+        return dense.view(batch, steps, -1).transpose(0, 1)
+    return dense.view(steps, batch, -1)
 
 
 def _request_current(g: Call, layer: Layer, wanted: bool, result: LayerGradients) -> Callable[[], None]:

@@ -91,6 +91,15 @@ struct ForwardCursor {
     Real* active_carriers;  // [.., carrier_count]
 };
 
+// lambda W at every entry, of the rows whose lambda is at hand; see dense_product.hpp.
+template <class Real>
+struct InputProduct {
+    const Real* panels;  // of W
+    Real* out;           // [rows, columns], or null
+    int64_t columns;     // inputs, padded
+    bool past_cache;
+};
+
 // What arrives from outside, and where the results go, in both reverse scans.
 template <class Real>
 struct GradientView {
@@ -104,6 +113,7 @@ struct GradientView {
     const Real *g_m_last, *g_i_last;  // [B, N]
     EventList<Real> low;              // positions below where the input gradient is wanted
     Real* d_low;
+    InputProduct<Real> input_product;
     Strided<Real> d_current;
     Real* d_current_sum;  // [B, N]
     Real *d_m0, *d_i0;    // [B, N]
@@ -183,6 +193,11 @@ struct Kernels {
     void (*transpose)(const Real* source, int64_t source_stride, int64_t rows, int64_t columns, Real* target,
                       int64_t target_stride, int64_t filled);
     void (*add_rows)(Real* target, const Real* source, int64_t n);
+    // See dense_product.hpp.
+    void (*pack_panels)(const Real* b, int64_t b_stride, int64_t inner, int64_t width, int64_t first, int64_t columns,
+                        Real* panels);
+    void (*multiply)(const Real* a, int64_t a_stride, int64_t rows, int64_t inner, const Real* panels, int64_t columns,
+                     Real* c, int64_t c_stride, bool past_cache);
     // See convolution_row.hpp.
     void (*convolve)(const ConvolutionView<Real>&, int64_t row, const ConvolutionScratch<Real>&, Real* out,
                      uint8_t* winner);

@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "dispatch.hpp"
+#include "input_gradient.hpp"
 #include "scratch.hpp"
 
 namespace sparse_backend {
@@ -31,6 +32,9 @@ void check_gradients(const Layer& layer, const Gradients& g, bool dense) {
             "d_weight: needs the input as events; with a dense input take d_current and multiply outside");
     require(!g.d_low || (is_list(layer, g.low_ptr, g.low_idx) && layer.weight_t),
             "d_low: needs low_ptr, low_idx and weight_t");
+    require(!g.d_input || (g.weight && layer.inputs > 0), "d_input: needs weight and inputs");
+    require(!g.d_input || !g.d_current || g.d_current_stride_b == layer.steps * g.d_current_stride_t,
+            "d_current: must be batch-major beside d_input");
     require(!g.g_active || is_list(layer, g.active_ptr, g.active_idx), "g_active: needs active_ptr and active_idx");
     if (dense) return;
     require(!g.active_ptr || (is_list(layer, g.active_ptr, g.active_idx) && is_list(layer, g.active_ptr, g.active_u)),
@@ -248,6 +252,7 @@ void backward_typed(const Layer& layer, const Gradients& gradients, bool dense) 
     const Buffer<Real> values(entries), partial((tiles - 1) * lows);
     value_entries(view, grads, entries, values.get(), layer.threads);
     grads.entry_values = values.get();
+    const InputGradient<Real> input(view, gradients, tiles, layer.threads, grads);
     const Kernels<Real>& kernel = kernels_for<Real>();
     const auto reverse = dense ? kernel.dense_reverse : kernel.sparse_reverse;
     const int64_t items = slots.count() * tiles, threads = std::min(layer.threads, items);
@@ -265,6 +270,7 @@ void backward_typed(const Layer& layer, const Gradients& gradients, bool dense) 
             reverse(tile, there, sums, memory.scratch, from, to);
         });
     errors.rethrow();
+    input.finish();
     if (lows && tiles > 1) add_partial(grads.d_low, partial, tiles, lows, layer.threads);
     for (int64_t first = 0; grads.want_weight && first < view.padded; first += width)
         write_weight(typed.tile(first, std::min(width, view.width - first)), slots, grads.trace,
@@ -273,6 +279,20 @@ void backward_typed(const Layer& layer, const Gradients& gradients, bool dense) 
 }
 
 }  // namespace
+
+void run_multiply(int64_t a, int64_t a_stride, int64_t rows, int64_t b, int64_t inner, int64_t columns, int64_t c,
+                  int dtype, int64_t threads) {
+    require(a && b && c && rows > 0 && inner > 0 && columns > 0 && a_stride >= inner && threads > 0,
+            "multiply: a, b, c and the sizes must be positive, a_stride at least inner");
+    const auto run = [&](auto real) {
+        typedef decltype(real) Real;
+        const int64_t padded = padded_width(columns);
+        const bool past_cache = Panels<Real>::goes_past_cache(address<Real>(c), rows, padded);
+        const Panels<Real> panels(address<Real>(b), inner, columns, threads);
+        panels.multiply(address<Real>(a), a_stride, rows, writable<Real>(c), padded, past_cache, threads);
+    };
+    dtype == float64 ? run(double()) : run(float());
+}
 
 void run_backward(const Layer& layer, const Gradients& gradients, bool dense) {
     if (layer.dtype == float64)

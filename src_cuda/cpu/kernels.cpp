@@ -2,6 +2,7 @@
 // SPARSE_BACKEND_VARIANT and -march; dispatch.cpp picks one at run time.
 #include "compress_rows.hpp"
 #include "convolution_row.hpp"
+#include "dense_product.hpp"
 #include "dense_scan.hpp"
 #include "neuron_scan.hpp"
 #include "sparse_scan.hpp"
@@ -25,7 +26,8 @@ template <class Real>
 constexpr Kernels<Real> kernels_of() {
     return {forward_scan<Real>, sparse_reverse<Real>,      dense_reverse<Real>, entry_values<Real>,
             is_supported<Real>, compress_rows<Real, Real>, transpose<Real>,     add_rows<Real>,
-            convolve_row<Real>, expand_row<Real>,          reverse_row<Real>};
+            pack_panels<Real>,  multiply<Real>,            convolve_row<Real>,  expand_row<Real>,
+            reverse_row<Real>};
 }
 
 }  // namespace

@@ -23,6 +23,7 @@ struct Gradients {
     int64_t g_active = 0, g_spikes = 0, g_spikes_stride_t = 0, g_spikes_stride_b = 0;
     int64_t g_membrane = 0, g_membrane_stride_t = 0, g_membrane_stride_b = 0, g_m_last = 0, g_i_last = 0;
     int64_t low_ptr = 0, low_idx = 0, d_low = 0;
+    int64_t weight = 0, d_input = 0;  // [N, n_in]; [B, T, n_in padded], the input gradient at every entry
     int64_t d_weight = 0, d_bias = 0, d_current = 0, d_current_stride_t = 0, d_current_stride_b = 0;
     int form = weight_auto;                         // of d_weight
     int64_t x = 0, x_stride_t = 0, x_stride_b = 0;  // dense input, for the trace form
@@ -60,6 +61,9 @@ void run_backward(const Layer& layer, const Gradients& gradients, bool dense);
 // Null when more than limit of the entries are non-zero.
 std::unique_ptr<Compressed> run_compress(int64_t x, int64_t steps, int64_t batch, int64_t inputs, int64_t stride_t,
                                          int64_t stride_b, int dtype, double limit, int64_t threads);
+// c [rows, columns padded] = a [rows, inner], whose rows are a_stride apart, times b [inner, columns].
+void run_multiply(int64_t a, int64_t a_stride, int64_t rows, int64_t b, int64_t inner, int64_t columns, int64_t c,
+                  int dtype, int64_t threads);
 void run_transpose(int64_t source, int64_t target, int64_t rows, int64_t columns, int64_t source_stride, int dtype,
                    int64_t threads);
 void run_scatter(int64_t ptr, int64_t idx, int64_t val, int64_t steps, int64_t batch, int64_t width, int64_t out,

@@ -2,9 +2,10 @@
 //
 // Cost: dW one load and one addition per vector of a row per input event, and one read-modify-write of a row of dW^T
 // per input that has events in the block (L2); the input gradient nnz(low[t]) dot products with rows of W^T per row
-// (L2).
+// (L2), or a dense product (dense_product.hpp).
 #pragma once
 
+#include "dense_product.hpp"
 #include "dots.hpp"
 #include "rows.hpp"
 
@@ -100,6 +101,10 @@ void add_products(const LayerView<Real>& layer, const GradientView<Real>& grads,
     for (int64_t r = 0; grads.want_weight && !grads.trace && r < rows; r += block)
         add_weight(layer, scratch.buckets, row + r, rows - r < block ? rows - r : block, scratch.lambda + r * n,
                    sums.weight_t);
+    const InputProduct<Real>& input = grads.input_product;
+    if (input.out)
+        multiply(scratch.lambda, n, rows, layer.width, input.panels, input.columns, input.out + row * input.columns,
+                 input.columns, input.past_cache);
     if (!grads.low.ptr && !grads.d_current.data && !grads.d_current_sum) return;
     for (int64_t r = 0; r < rows; ++r) {
         const Real* lambda = scratch.lambda + r * n;

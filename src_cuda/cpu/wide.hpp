@@ -25,6 +25,7 @@ struct Wide {
     SB_INLINE explicit Wide(Real value) : v(value - Vector{}) {}
     SB_INLINE static Wide load(const Real* from) { return Wide(*(const Vector*)from); }
     SB_INLINE void store(Real* to) const { *(Vector*)to = v; }
+    SB_INLINE void store_past_cache(Real* to) const;  // to is aligned to vectors
 
     SB_INLINE friend Wide operator+(Wide a, Wide b) { return Wide(a.v + b.v); }
     SB_INLINE friend Wide operator-(Wide a, Wide b) { return Wide(a.v - b.v); }
@@ -64,6 +65,44 @@ SB_INLINE uint32_t greater_bits(Wide<double> a, Wide<double> b) {
     uint32_t bits = 0;
     for (int k = 0; k < Wide<double>::count; ++k) bits |= uint32_t(a.v[k] > b.v[k]) << k;
     return bits;
+#endif
+}
+
+// a b + c, rounded once where the machine can.
+template <class Real>
+SB_INLINE Wide<Real> multiply_add(Wide<Real> a, Wide<Real> b, Wide<Real> c) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(Real) == 4)
+        return Wide<Real>((typename Wide<Real>::Vector)_mm512_fmadd_ps((__m512)a.v, (__m512)b.v, (__m512)c.v));
+    else
+        return Wide<Real>((typename Wide<Real>::Vector)_mm512_fmadd_pd((__m512d)a.v, (__m512d)b.v, (__m512d)c.v));
+#elif defined(__FMA__)
+    if constexpr (sizeof(Real) == 4)
+        return Wide<Real>((typename Wide<Real>::Vector)_mm256_fmadd_ps((__m256)a.v, (__m256)b.v, (__m256)c.v));
+    else
+        return Wide<Real>((typename Wide<Real>::Vector)_mm256_fmadd_pd((__m256d)a.v, (__m256d)b.v, (__m256d)c.v));
+#else
+    return a * b + c;
+#endif
+}
+
+template <class Real>
+SB_INLINE void Wide<Real>::store_past_cache(Real* to) const {
+#if defined(__AVX512F__)
+    _mm512_stream_ps((float*)to, (__m512)v);
+#elif defined(__AVX__)
+    _mm256_stream_ps((float*)to, (__m256)v);
+#elif defined(__SSE2__)
+    _mm_stream_ps((float*)to, (__m128)v);
+#else
+    store(to);
+#endif
+}
+
+// Before other threads read what was stored past the cache.
+SB_INLINE void finish_stores() {
+#if defined(__SSE2__)
+    _mm_sfence();
 #endif
 }
 

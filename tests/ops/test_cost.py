@@ -15,7 +15,7 @@ from sparse_backend import doctor
 from sparse_backend.ops import backend, calibration, cost
 from sparse_backend.ops.calibration import FIXED, Costs
 
-MEASURED = Costs(2.0, 1.5, 2.25, 2.75)
+MEASURED = Costs(2.0, 1.5, 2.25, 2.75, 0.9)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_forms_at_the_ends() -> None:
     assert cost.feed_form(0.01, 700, 200) == "events" and cost.feed_form(1.0, 700, 200) == "gemm"
     assert cost.input_gradient_form(0.01, 200, 200) == "sampled"
-    assert cost.input_gradient_form(1.0, 200, 200) == "gemm"
+    assert cost.input_gradient_form(1.0, 200, 200) == "gemm-fused"
     assert 0.2 < cost.feed_limit() < 1
     assert cost.weight_gradient_form(0.01, 1.0, 700, 200, True, True) == "spike"
     assert cost.weight_gradient_form(0.5, 0.02, 700, 200, True, True) == "trace"
