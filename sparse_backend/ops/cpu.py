@@ -1,8 +1,8 @@
 """The layer operator on the native CPU kernels (src_cuda/cpu/): addresses in, events out.
 
-Products are done by events where that is cheaper and by torch's matrix product where it is not (cost.py
-decides). The backward pass runs from saved events when the surrogate is sparse; otherwise the kernels
-recompute the trajectory.
+Products are done by events where that is cheaper and by a matrix product where it is not, torch's or the
+kernels' own (cost.py decides). The backward pass runs from saved events when the surrogate is sparse;
+otherwise the kernels recompute the trajectory.
 """
 
 from __future__ import annotations

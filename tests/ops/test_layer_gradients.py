@@ -124,6 +124,23 @@ def test_hidden_spikes_travel_packed(
     )
 
 
+# The upper layer in one tile of neurons, in several, with few batch elements in several, and with one step.
+@pytest.mark.parametrize(
+    ("steps", "batch", "widths"), [(21, 9, (37, 50)), (7, 9, (37, 150)), (5, 2, (20, 70)), (1, 19, (33, 18))]
+)
+def test_an_input_gradient_is_wanted_everywhere(
+    implementation: str, steps: int, batch: int, widths: tuple[int, int]
+) -> None:
+    surrogate, rule = S.atan(2.0), GradientRule("exact")
+    below = Case.random(SPECS[3], surrogate, steps=steps, batch=batch, inputs=9, width=widths[0], learn=False)
+    above = Case.random(
+        SPECS[3], surrogate, steps=steps, batch=batch, inputs=widths[0], width=widths[1], learn=False
+    )
+    assert_close(
+        two_layers(rule, below, above, packed=True), two_layers(rule, below, above, packed=False), TOLERANCE
+    )
+
+
 def test_packed_spikes_are_not_written_densely(implementation: str) -> None:
     case = Case.random(SPECS[3], S.fast_sigmoid(25.0), learn=False)
     out = run_layer(
