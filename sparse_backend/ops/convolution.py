@@ -52,9 +52,10 @@ def plane_size(
     return height, width
 
 
-def pays(density: float, channels: int) -> bool:
+def pays(density: float, weight: Tensor, geometry: Geometry) -> bool:
     """Whether going by the events is cheaper than the dense convolution. density: of the input, in [0, 1]."""
-    return cost.convolution_by_events(density, channels)
+    pooled = geometry.pool is not None
+    return cost.convolution_by_events(density, weight.shape[0], weight[0].numel(), pooled)
 
 
 def convolve(spikes: PackedSpikes, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:

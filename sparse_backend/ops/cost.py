@@ -29,6 +29,9 @@ CONVOLUTION_ROW, CONVOLUTION_DOT = 3.0, 4.0
 """Adding a row, and one product of a sampled dot, against a multiply-add of torch's convolution. Not measured
 per machine."""
 
+MAX_POOL_ENTRY = 70.0
+"""Torch's max pooling of one entry, in the same unit; behind events pooling comes with the convolution."""
+
 
 def feed_limit() -> float:
     """The density of a dense input above which its events are not worth finding."""
@@ -69,10 +72,14 @@ def input_gradient_form(active_below: float, inputs: int, width: int) -> str:
     return min((sampled, "sampled"), (fused, "gemm-fused"), (gemm, "gemm"))[1]
 
 
-def convolution_by_events(density: float, channels: int) -> bool:
-    """Whether a convolution is cheaper by its input's events; their rows are padded to 16 channels."""
+def convolution_by_events(density: float, channels: int, products: int, pooled: bool) -> bool:
+    """Whether a convolution is cheaper by its input's events; their rows are padded to 16 channels.
+
+    products: of one entry of the result.  pooled: whether max pooling follows.
+    """
     padded = -(-channels // 16) * 16
-    return density * CONVOLUTION_ROW * padded < channels
+    dense = products + (MAX_POOL_ENTRY if pooled else 0)
+    return density * CONVOLUTION_ROW * padded * products < channels * dense
 
 
 def convolution_gradient_by_entries(active_below: float) -> bool:

@@ -114,14 +114,14 @@ def _events(
 ) -> PackedSpikes | None:
     """What feeds the convolution as events, if that is cheaper."""
     result, slot = source
-    width, channels = math.prod(geometry.inputs), weight.shape[0]
+    width = math.prod(geometry.inputs)
     packed = result.packed(slot)
     if packed is None and isinstance(result, InputsResult):
         packed = _compressed(result.sequence(slot)[:steps], weight)
     if packed is None or (packed.steps, packed.width) != (steps, width):
         return None
     entries = packed.steps * packed.batch * packed.width
-    return packed if pays(packed.idx.numel() / entries, channels) else None
+    return packed if pays(packed.idx.numel() / entries, weight, geometry) else None
 
 
 def _compressed(x: Tensor, weight: Tensor) -> PackedSpikes | None:

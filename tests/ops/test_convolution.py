@@ -203,8 +203,17 @@ def test_instruction_sets_agree_bitwise() -> None:
 
 
 def test_the_choice_counts_padding() -> None:
-    assert pays(0.1, 64) and not pays(0.6, 64)
-    assert not pays(0.1, 2)
+    geometry = Geometry((12, 9, 9), (64, 7, 7), (1, 1), (0, 0), (1, 1))
+    wide, narrow = torch.empty(64, 12, 3, 3), torch.empty(2, 12, 3, 3)
+    assert pays(0.1, wide, geometry) and not pays(0.6, wide, geometry)
+    assert not pays(0.1, narrow, geometry)
+
+
+def test_the_choice_counts_the_pooling_that_events_save() -> None:
+    plain = Geometry((1, 9, 9), (12, 8, 8), (1, 1), (0, 0), (1, 1))
+    pooled = Geometry((1, 9, 9), (12, 4, 4), (1, 1), (0, 0), (1, 1), (2, 2), (2, 2))
+    weight = torch.empty(12, 1, 2, 2)
+    assert not pays(0.6, weight, plain) and pays(0.6, weight, pooled)
 
 
 def test_a_kernel_larger_than_the_input_is_refused() -> None:
