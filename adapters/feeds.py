@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
 from sparse_backend.adapters.base import DirectCall
-from sparse_backend.recording import is_deferred, next_feed, record_feed, record_module_call, resolve
+from sparse_backend.recording import (
+    is_deferred,
+    next_feed,
+    record_feed,
+    record_module_call,
+    resolve,
+    take_feed_calls,
+)
 
 __all__ = ["AcceleratedConv1d", "AcceleratedConv2d", "AcceleratedConv3d", "AcceleratedLinear", "examine"]
 
@@ -36,6 +43,9 @@ class AcceleratedLinear(DirectCall, nn.Linear):
             return nn.Linear.forward(self, input)
         out = record_feed(self, input)
         return nn.Linear.forward(self, resolve(input)) if out is NotImplemented else out
+
+
+take_feed_calls(AcceleratedLinear, globals())
 
 
 class _AcceleratedConvolution(nn.Module):

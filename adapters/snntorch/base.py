@@ -15,13 +15,21 @@ from torch.compiler import is_dynamo_compiling
 from sparse_backend.adapters.base import Claim, DirectCall, NeuronLayer, Stock, check_threshold, version
 from sparse_backend.errors import SparseBackendError
 from sparse_backend.neurons import Surrogate
-from sparse_backend.recording import is_pending, next_step, previous_state, record_step, resolve, shape_of
+from sparse_backend.recording import (
+    is_pending,
+    next_step,
+    previous_state,
+    record_step,
+    resolve,
+    shape_of,
+    take_neuron_calls,
+)
 from sparse_backend.runtime import RUNTIME, LayerRuntime
 from sparse_backend.torch_private import modes_matter
 
 from .surrogates import recognise
 
-__all__ = ["AcceleratedNeuron", "SnnLayer", "examine_options", "pre_reset", "tensor_of"]
+__all__ = ["AcceleratedNeuron", "SnnLayer", "called_natively", "examine_options", "pre_reset", "tensor_of"]
 
 # Where the state before the last step is found, called as a weak reference is: nowhere, since the step
 # started from zeros; or where recording keeps it.
@@ -217,6 +225,11 @@ class AcceleratedNeuron(DirectCall):
         with contextlib.suppress(SparseBackendError):
             if self.__dict__[RUNTIME].previous is not None:
                 _ = self.reset
+
+
+def called_natively(cls: type[AcceleratedNeuron]) -> None:
+    """From now on the ordinary steps of this class are taken up without a Python frame."""
+    take_neuron_calls(cls, globals(), RUNTIME, _RECORDED)
 
 
 def claim(module: nn.Module, accelerated: type[nn.Module], neuron: str) -> Claim | Stock:

@@ -12,7 +12,7 @@ from sparse_backend.adapters.base import Claim, Stock, per_neuron
 from sparse_backend.errors import ArgumentError
 from sparse_backend.neurons import Coefficients, Neuron, NeuronSpec, Surrogate
 
-from .base import AcceleratedNeuron, SnnLayer, claim, pre_reset, tensor_of
+from .base import AcceleratedNeuron, SnnLayer, called_natively, claim, pre_reset, tensor_of
 from .surrogates import recognise
 
 __all__ = ["AcceleratedLapicque", "LapicqueLayer"]
@@ -64,3 +64,6 @@ class AcceleratedLapicque(AcceleratedNeuron, snn.Lapicque):
     def examine(cls, module: nn.Module) -> Claim | Stock:
         """Whether this module's options can be accelerated."""
         return claim(module, cls, f"Lapicque, reset {pre_reset(module)}")
+
+
+called_natively(AcceleratedLapicque)

@@ -12,7 +12,7 @@ from sparse_backend.adapters.base import Claim, Stock, per_neuron
 from sparse_backend.errors import ArgumentError
 from sparse_backend.neurons import Coefficients, Neuron, NeuronSpec, Surrogate
 
-from .base import MECHANISMS, AcceleratedNeuron, SnnLayer, claim, pre_reset, tensor_of
+from .base import MECHANISMS, AcceleratedNeuron, SnnLayer, called_natively, claim, pre_reset, tensor_of
 from .surrogates import recognise
 
 __all__ = ["AcceleratedLeaky", "LeakyLayer"]
@@ -84,3 +84,6 @@ class AcceleratedLeaky(AcceleratedNeuron, snn.Leaky):
         mechanism = pre_reset(module)
         delay = "" if module.reset_delay else ", reset_delay=False"
         return claim(module, cls, f"Leaky, reset {mechanism}{delay}")
+
+
+called_natively(AcceleratedLeaky)

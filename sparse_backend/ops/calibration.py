@@ -85,9 +85,12 @@ def describe() -> str:
 
 def _place() -> str:
     named = os.environ.get("SPARSE_BACKEND_COSTS", "").strip()
-    if named:
-        return named
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return named or _default_place(os.environ.get("XDG_CACHE_HOME"))
+
+
+@functools.cache
+def _default_place(cache: str | None) -> str:
+    cache = cache or os.path.join(os.path.expanduser("~"), ".cache")
     return os.path.join(cache, "sparse_backend", "costs.json")
 
 

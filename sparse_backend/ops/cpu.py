@@ -94,9 +94,10 @@ def forward(layer: Layer) -> LayerOutputs:
         tails = _set(out, "tails", like.new_empty((2, count, batch, width)))
         call.fields |= {"carrier_m_last": tails[0].data_ptr(), "carrier_i_last": tails[1].data_ptr()}
     call.fields |= {"want_spikes": spec.fires, "want_active": listed, "carriers": carriers}
-    saves_resets = listed and not layer.exact_reset
-    call.fields["want_resets"] = saves_resets and native.needs_resets(native.layer(**call.fields))
-    result = native.forward(native.layer(**call.fields))
+    passed = native.layer(**call.fields)
+    saves_resets = listed and not layer.exact_reset and native.needs_resets(passed)
+    passed.want_resets = saves_resets
+    result = native.forward(passed)
     if not spec.fires:
         return out
     rows, dtype = steps * batch + 1, like.dtype
@@ -115,7 +116,7 @@ def forward(layer: Layer) -> LayerOutputs:
         if not layer.carrier_dense:
             values = _set(out, "carrier", memory.empty((active,), dtype)).data_ptr()
         result.write_active(out.aptr.data_ptr(), out.aidx.data_ptr(), out.au.data_ptr(), saved, values)
-        if call.fields["want_resets"]:
+        if saves_resets:
             out.rptr = memory.empty((rows,), torch.int64)
             out.ridx = memory.empty((result.reset_count,), torch.int32)
             result.write_resets(out.rptr.data_ptr(), out.ridx.data_ptr())

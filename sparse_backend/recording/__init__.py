@@ -12,7 +12,7 @@ from .deferred import is_deferred, shape_of
 from .execute import flush
 from .layer import Layer
 from .materialise import resolve, resolve_all
-from .native import next_feed, next_step
+from .native import next_feed, next_step, take_feed_calls, take_neuron_calls
 from .previous import is_pending, previous_state
 from .reasons import flush_reasons
 from .reasons import forget as forget_flush_reasons
@@ -37,4 +37,6 @@ __all__ = [
     "resolve",
     "resolve_all",
     "shape_of",
+    "take_feed_calls",
+    "take_neuron_calls",
 ]

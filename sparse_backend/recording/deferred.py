@@ -34,7 +34,8 @@ class Deferred(Tensor):
 
     `_real`: the tensor, once it exists; `_source` is None then.  `_cut`: detached from the graph.  `_of`:
     the deferred tensor of which this one is a view or a detached alias, and `_remake` what makes it from
-    that one.  `_before`: the state before it, as far as anybody holds that.
+    that one.  `_before`: the state before it, as far as anybody holds that.  `_origin`: of a final state that
+    has become real, the stream that it came from.
     """
 
     _source: Stream | None
@@ -46,6 +47,7 @@ class Deferred(Tensor):
     _of: Deferred | None = None
     _remake: Callable[[Tensor], Tensor] | None = None
     _before: weakref.ref[Deferred] | None = None
+    _origin: weakref.ref[Stream] | None = None
 
     torch_function: Handler
     torch_dispatch: Handler

@@ -9,7 +9,7 @@ nothing and return None, and the call goes its usual way. Where the module was n
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,14 @@ from .stream import FeedStream, Stream
 from .watch import ABSENT, Watch
 from .wrappers import CONCLUSIVE, Wrappers
 
-__all__ = ["next_feed", "next_step", "not_known"]
+__all__ = [
+    "next_feed",
+    "next_step",
+    "not_known",
+    "steps_in_a_row",
+    "take_feed_calls",
+    "take_neuron_calls",
+]
 
 
 def not_known(*_: Any) -> None:
@@ -62,3 +69,32 @@ next_step: Callable[[nn.Module, Any, Any], tuple[Tensor, Any] | None] = (
     not_known if _native is None else _native.next_step
 )
 """(module, input, state) of a neuron: (output, new state), or None; a state may be a tuple of tensors."""
+
+
+def _one_by_one(tensors: Sequence[Any], index: int) -> int:
+    return 1
+
+
+steps_in_a_row: Callable[[Sequence[Any], int], int] = (
+    _one_by_one if _native is None else _native.steps_in_a_row
+)
+"""(tensors, index of a deferred one) -> how many of them from there on are surely steps of one stream and
+slot, one after the other, not real and nothing but themselves; at least 1."""
+
+
+def take_feed_calls(cls: type[nn.Module], names: dict[str, Any]) -> None:
+    """Let calls of a Linear's class ask for `next_feed` before any Python runs, and only then its `__call__`.
+
+    names: the globals of that `__call__`, which asks for `next_feed` by this name.
+    """
+    if _native is not None:
+        _native.take_feed_calls(cls, names)
+
+
+def take_neuron_calls(cls: type[nn.Module], names: dict[str, Any], runtime: str, previous: object) -> None:
+    """The same for a neuron that keeps its state in the buffer `mem`, and `next_step`.
+
+    runtime: the name of an attribute, whose own attribute `previous` is set at every step.
+    """
+    if _native is not None:
+        _native.take_neuron_calls(cls, names, runtime, previous)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -154,6 +155,7 @@ class NeuronStream(Stream):
                 last._real = value.detach() if last._cut else value
                 last._exact = result.exact_links
                 last._before = states.before_last()
+                last._origin = weakref.ref(self)
                 last._source = None
 
     def release(self) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..torch_private import lazy_clone, modes_matter
+from ..torch_private import address, lazy_clone, modes_matter
 from .deferred import Deferred
 from .execute import under_recorded_modes
 from .materialise import executed, resolve
+from .native import steps_in_a_row
+from .results import NeuronResult
 from .stream import Stream
 
 __all__ = ["cat", "stack"]
@@ -59,34 +61,61 @@ def _runs(tensors: Sequence[Any], reason: str) -> list[Run]:
 
     Their argument says whether the piece must be the caller's own, safe to write to.
     """
-    # Executing first settles which steps belong together, and which became real.
-    streams = [
-        executed(t, reason) if type(t) is Deferred and t._of is None else _alias_stream(t, reason)
-        for t in tensors
-    ]
     runs: list[Run] = []
-    index = 0
-    while index < len(tensors):
-        stream = streams[index]
-        end = index + 1
+    index, count = 0, len(tensors)
+    while index < count:
+        first = tensors[index]
+        # Executing settles which of the tensors after it became real.
+        stream = _stream(first, reason)
         if stream is None:
-            while end < len(tensors) and streams[end] is None:
+            end = index + 1
+            while end < count and _stream(tensors[end], reason) is None:
                 end += 1
             part = [resolve(t) for t in tensors[index:end]]
             runs.append(lambda own, part=part: torch.stack(part))  # type: ignore[misc]
         else:
-            first = tensors[index]
-            while (
-                end < len(tensors)
-                and streams[end] is stream
-                and tensors[end]._slot == first._slot
-                and tensors[end]._cut is first._cut
-                and tensors[end]._step == first._step + end - index
-            ):
+            end = index + min(steps_in_a_row(tensors, index), stream.count - first._step)
+            while end < count and _goes_on(tensors[end], first, stream, end - index, reason):
                 end += 1
             runs.append(_piece(stream, first, end - index))
         index = end
     return runs
+
+
+def _stream(tensor: Any, reason: str) -> Stream | None:
+    """The executed stream of a step that is not real yet."""
+    if type(tensor) is not Deferred or (tensor._of is None and tensor._real is not None):
+        return None
+    return executed(tensor, reason) if tensor._of is None else _alias_stream(tensor, reason)
+
+
+def _goes_on(tensor: Any, first: Deferred, stream: Stream, distance: int, reason: str) -> bool:
+    """Whether `tensor` is the step of `stream` that lies `distance` steps behind `first`."""
+    if type(tensor) is not Deferred:
+        return False
+    found = _stream(tensor, reason)
+    return (
+        (found is stream or (found is None and _is_final_state(tensor, stream)))
+        and tensor._step == first._step + distance
+        and tensor._slot == first._slot
+        and tensor._cut is first._cut
+    )
+
+
+def _is_final_state(tensor: Deferred, stream: Stream) -> bool:
+    """Whether a state that became real when `stream` was executed is still what it was then."""
+    real, result, slot = tensor._real, stream.result, tensor._slot
+    return (
+        real is not None
+        and tensor._origin is not None
+        and tensor._origin() is stream
+        and isinstance(result, NeuronResult)
+        # A copy-on-write alias: whoever wrote to it has moved it.
+        and address(real) == address(result.states[slot - 1])
+        and real.shape == stream.shapes[slot]
+        and real.is_contiguous()
+        and real.requires_grad is (result.states[slot - 1].requires_grad and not tensor._cut)
+    )
 
 
 def _alias_stream(tensor: Any, reason: str) -> Stream | None:

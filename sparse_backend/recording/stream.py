@@ -36,6 +36,7 @@ class Stream:
     """
 
     __slots__ = (
+        "__weakref__",
         "blanks",
         "children",
         "count",

@@ -89,6 +89,7 @@ Known* const known[] = {&deferred, &feed_stream, &neuron_stream, &inputs_type, &
 
 PyObject *name_source, *name_step, *name_slot, *name_cut, *name_segment, *name_call, *name_base, *name_shape;
 PyObject *name_dtype, *name_requires_grad, *name_offset, *name_stride;
+PyObject *name_init_hidden, *name_output, *name_buffers, *name_mem, *name_previous;
 PyObject* module_hooks[4];
 
 constexpr Py_ssize_t fresh = 3;  // attributes of a deferred tensor to which nothing has happened
@@ -281,12 +282,6 @@ Ref one_more_input(PyObject* inputs, PyObject* tensor) {
     return Ref(PyTuple_Pack(3, inputs_alias.of(inputs), offset.get(), strides.get()));
 }
 
-// None, for "not the common case": Python goes through all cases, and raises what has to be raised.
-PyObject* not_so_simple() {
-    PyErr_Clear();
-    Py_RETURN_NONE;
-}
-
 // What holds for every call: plain, unhooked, nothing changed, under the modes of the recording.
 bool undisturbed(PyObject* module, PyObject* stream, PyObject* segment) {
     PyObject* watch = stream_watch.of(stream);
@@ -296,55 +291,202 @@ bool undisturbed(PyObject* module, PyObject* stream, PyObject* segment) {
            same_modes(segment) && no_mode_matters();
 }
 
-PyObject* next_feed(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
-    if (count != 2 || keywords) Py_RETURN_NONE;
-    PyObject *module = arguments[0], *input = arguments[1];
+// The output of a Linear's next step; null, with or without a Python error, where it is not simply that.
+PyObject* feed(PyObject* module, PyObject* input) {
     const Ref segment(PyObject_GetAttr(thread.object, name_segment));
-    if (!segment || segment.get() == Py_None) return not_so_simple();
+    if (!segment || segment.get() == Py_None) return nullptr;
     Ref stream, captured;
     if (Py_TYPE(input) == reinterpret_cast<PyTypeObject*>(deferred.object)) {
         stream = fed_by(input, segment.get(), module, feed_stream);
     } else if (Py_TYPE(input) == reinterpret_cast<PyTypeObject*>(plain_tensor.object)) {
         stream = find(segment_entries.of(segment.get()), module, feed_stream);
-        if (!stream || stream_count.number(stream.get()) >= segment_limit.number(segment.get())) return not_so_simple();
+        if (!stream || stream_count.number(stream.get()) >= segment_limit.number(segment.get())) return nullptr;
         PyObject* inputs = stream_source.of(stream.get());
-        if (Py_TYPE(inputs) != reinterpret_cast<PyTypeObject*>(inputs_type.object)) return not_so_simple();
+        if (Py_TYPE(inputs) != reinterpret_cast<PyTypeObject*>(inputs_type.object)) return nullptr;
         captured = one_more_input(inputs, input);
-        if (!captured) return not_so_simple();
+        if (!captured) return nullptr;
     }
-    if (!stream || !undisturbed(module, stream.get(), segment.get())) return not_so_simple();
+    if (!stream || !undisturbed(module, stream.get(), segment.get())) return nullptr;
     Step step(stream.get(), segment.get());
-    if (!step.prepare()) return not_so_simple();
-    if (captured && PyList_Append(inputs_steps.of(stream_source.of(stream.get())), captured.get()) < 0)
-        return not_so_simple();
+    if (!step.prepare()) return nullptr;
+    if (captured && PyList_Append(inputs_steps.of(stream_source.of(stream.get())), captured.get()) < 0) return nullptr;
     step.commit();
     return step.take(0).release();
 }
 
-PyObject* next_step(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-    if (count != 3) Py_RETURN_NONE;
-    PyObject *module = arguments[0], *input = arguments[1], *state = arguments[2];
-    if (Py_TYPE(input) != reinterpret_cast<PyTypeObject*>(deferred.object)) Py_RETURN_NONE;
+// The same for a neuron: (output, new state); `state` is a tensor, or a tuple of them.
+PyObject* neuron(PyObject* module, PyObject* input, PyObject* state) {
+    if (Py_TYPE(input) != reinterpret_cast<PyTypeObject*>(deferred.object)) return nullptr;
     const Ref segment(PyObject_GetAttr(thread.object, name_segment));
-    if (!segment || segment.get() == Py_None) return not_so_simple();
+    if (!segment || segment.get() == Py_None) return nullptr;
     const Ref stream = fed_by(input, segment.get(), module, neuron_stream);
-    if (!stream) return not_so_simple();
+    if (!stream) return nullptr;
     const bool several = PyTuple_Check(state);
     const Py_ssize_t states = several ? PyTuple_GET_SIZE(state) : 1;
-    if (states + 1 != PyTuple_GET_SIZE(stream_wrappers.of(stream.get()))) return not_so_simple();
+    if (states + 1 != PyTuple_GET_SIZE(stream_wrappers.of(stream.get()))) return nullptr;
     for (Py_ssize_t index = 0; index < states; ++index)
-        if (!is_latest(several ? PyTuple_GET_ITEM(state, index) : state, stream.get(), index + 1))
-            return not_so_simple();
-    if (!undisturbed(module, stream.get(), segment.get())) return not_so_simple();
+        if (!is_latest(several ? PyTuple_GET_ITEM(state, index) : state, stream.get(), index + 1)) return nullptr;
+    if (!undisturbed(module, stream.get(), segment.get())) return nullptr;
     Step step(stream.get(), segment.get());
-    const Ref answer(PyTuple_New(2)), inner(several ? PyTuple_New(states) : nullptr);
-    if (!answer || (several && !inner) || !step.prepare()) return not_so_simple();
+    Ref answer(PyTuple_New(2)), inner(several ? PyTuple_New(states) : nullptr);
+    if (!answer || (several && !inner) || !step.prepare()) return nullptr;
     step.commit();
     PyTuple_SET_ITEM(answer.get(), 0, step.take(0).release());
     for (Py_ssize_t index = 0; several && index < states; ++index)
         PyTuple_SET_ITEM(inner.get(), index, step.take(index + 1).release());
-    PyTuple_SET_ITEM(answer.get(), 1, several ? Ref::borrow(inner.get()).release() : step.take(1).release());
-    return Ref::borrow(answer.get()).release();
+    PyTuple_SET_ITEM(answer.get(), 1, several ? inner.release() : step.take(1).release());
+    return answer.release();
+}
+
+// None, for "not the common case": Python goes through all cases, and raises what has to be raised.
+PyObject* or_none(PyObject* taken) {
+    if (taken) return taken;
+    PyErr_Clear();
+    Py_RETURN_NONE;
+}
+
+PyObject* next_feed(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
+    if (count != 2 || keywords) Py_RETURN_NONE;
+    return or_none(feed(arguments[0], arguments[1]));
+}
+
+PyObject* next_step(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+    if (count != 3) Py_RETURN_NONE;
+    return or_none(neuron(arguments[0], arguments[1], arguments[2]));
+}
+
+// Calls of an accelerated class without a Python frame: `tp_call` itself asks for the ordinary step, and leaves all
+// else to the class's `__call__`, which does the same in Python. Python puts its own function back into the slot when
+// `__call__` is assigned to, and gives every subclass its own; a compiler that traces a call looks at `__call__`
+// alone. Whoever replaced `next_feed` or `next_step` where `__call__` finds them is obeyed.
+struct Direct {
+    ternaryfunc call = nullptr;   // what the class's slot held
+    PyObject* names = nullptr;    // the globals of `__call__`
+    PyObject* asked = nullptr;    // the function of this module that it asks ...
+    PyObject* name = nullptr;     // ... by this name
+
+    bool stands() const { return PyDict_GetItemWithError(names, name) == asked; }
+};
+
+Direct direct_feed, direct_neuron;
+PyObject *runtime_name, *recorded;  // of a neuron's runtime, and what its `previous` becomes
+
+bool without(PyObject* keywords) { return !keywords || !PyDict_GET_SIZE(keywords); }
+
+PyObject* call_feed(PyObject* self, PyObject* arguments, PyObject* keywords) {
+    if (PyTuple_GET_SIZE(arguments) == 1 && without(keywords) && direct_feed.stands()) {
+        if (PyObject* taken = feed(self, PyTuple_GET_ITEM(arguments, 0))) return taken;
+        PyErr_Clear();
+    }
+    return direct_feed.call(self, arguments, keywords);
+}
+
+// A neuron whose state is its buffer `mem` too, and whose options say what it takes and returns. Null without an error
+// where the step is no ordinary one.
+PyObject* ordinary_step(PyObject* self, PyObject* arguments) {
+    const Ref attributes = attributes_of(self);
+    if (!attributes) return PyErr_Clear(), nullptr;
+    PyObject* hidden = PyDict_GetItemWithError(attributes.get(), name_init_hidden);
+    PyObject* buffers = PyDict_GetItemWithError(attributes.get(), name_buffers);
+    PyObject* runtime = PyDict_GetItemWithError(attributes.get(), runtime_name);
+    PyObject* output = PyDict_GetItemWithError(attributes.get(), name_output);
+    if ((hidden != Py_True && hidden != Py_False) || !buffers || !PyDict_Check(buffers) || !runtime) return nullptr;
+    const bool keeps = hidden == Py_True;
+    if ((keeps && output != Py_True && output != Py_False) || PyTuple_GET_SIZE(arguments) != 2 - keeps) return nullptr;
+    PyObject* state = keeps ? PyDict_GetItemWithError(buffers, name_mem) : PyTuple_GET_ITEM(arguments, 1);
+    if (!state || PyTuple_Check(state)) return nullptr;
+    const Ref held_buffers = Ref::borrow(buffers), held_runtime = Ref::borrow(runtime), held_state = Ref::borrow(state);
+    PyObject* taken = neuron(self, PyTuple_GET_ITEM(arguments, 0), state);
+    PyErr_Clear();
+    if (!taken) return nullptr;
+    Ref answer(taken);
+    // The step is recorded: from here on nothing but a lack of memory can fail, and that is an error.
+    if (PyDict_SetItem(buffers, name_mem, PyTuple_GET_ITEM(taken, 1)) < 0 ||
+        PyObject_SetAttr(runtime, name_previous, recorded) < 0)
+        return nullptr;
+    if (keeps && output == Py_False) return Ref::borrow(PyTuple_GET_ITEM(taken, 0)).release();
+    return answer.release();
+}
+
+PyObject* call_neuron(PyObject* self, PyObject* arguments, PyObject* keywords) {
+    if (without(keywords) && direct_neuron.stands()) {
+        PyObject* taken = ordinary_step(self, arguments);
+        if (taken || PyErr_Occurred()) return taken;
+    }
+    return direct_neuron.call(self, arguments, keywords);
+}
+
+bool take_calls(PyTypeObject* type, PyObject* names, const char* name, Direct& direct, ternaryfunc call) {
+    if (!(type->tp_flags & Py_TPFLAGS_HEAPTYPE) || !PyDict_Check(names)) {
+        PyErr_SetString(PyExc_TypeError, "a class made in Python and its module's globals are needed");
+        return false;
+    }
+    Ref found(PyUnicode_InternFromString(name));
+    PyObject* asked = found ? PyDict_GetItemWithError(names, found.get()) : nullptr;
+    if (!asked || !PyCFunction_Check(asked)) return true;  // replaced already
+    if (direct.names && direct.names != names) {
+        PyErr_SetString(PyExc_ValueError, "the classes must share their `__call__`");
+        return false;
+    }
+    if (!direct.names) {
+        direct.call = type->tp_call;
+        direct.names = Ref::borrow(names).release();
+        direct.asked = Ref::borrow(asked).release();
+        direct.name = found.release();
+    }
+    type->tp_call = call;
+    PyType_Modified(type);
+    return true;
+}
+
+// take_feed_calls(class, globals)
+PyObject* take_feed_calls(PyObject*, PyObject* arguments) {
+    PyObject *type, *names;
+    if (!PyArg_ParseTuple(arguments, "O!O", &PyType_Type, &type, &names)) return nullptr;
+    if (!take_calls(reinterpret_cast<PyTypeObject*>(type), names, "next_feed", direct_feed, call_feed)) return nullptr;
+    Py_RETURN_NONE;
+}
+
+// take_neuron_calls(class, globals, name of the runtime in a module's attributes, its `previous` after such a step)
+PyObject* take_neuron_calls(PyObject*, PyObject* arguments) {
+    PyObject *type, *names, *name, *previous;
+    if (!PyArg_ParseTuple(arguments, "O!OOO", &PyType_Type, &type, &names, &name, &previous)) return nullptr;
+    Py_INCREF(name);
+    Py_XSETREF(runtime_name, name);
+    Py_INCREF(previous);
+    Py_XSETREF(recorded, previous);
+    if (!take_calls(reinterpret_cast<PyTypeObject*>(type), names, "next_step", direct_neuron, call_neuron))
+        return nullptr;
+    Py_RETURN_NONE;
+}
+
+// steps_in_a_row(tensors, index): see recording/native.py. A deferred tensor to which nothing has happened has its three
+// attributes alone; one that is detached, a view or real has more.
+PyObject* steps_in_a_row(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+    const Py_ssize_t start = count == 2 ? PyLong_AsSsize_t(arguments[1]) : -1;
+    if (start < 0) return PyErr_Format(PyExc_TypeError, "steps_in_a_row(tensors, index)");
+    const Ref tensors(PySequence_Fast(arguments[0], "steps_in_a_row takes a sequence"));
+    if (!tensors) return nullptr;
+    PyObject *source = nullptr, *slot = nullptr;
+    Py_ssize_t index = start, first = 0;
+    for (; index < PySequence_Fast_GET_SIZE(tensors.get()); ++index) {
+        PyObject* tensor = PySequence_Fast_GET_ITEM(tensors.get(), index);
+        if (Py_TYPE(tensor) != reinterpret_cast<PyTypeObject*>(deferred.object)) break;
+        const Ref attributes = attributes_of(tensor);
+        if (!attributes || PyDict_GET_SIZE(attributes.get()) != fresh) break;
+        PyObject* its_source = PyDict_GetItemWithError(attributes.get(), name_source);
+        PyObject* its_slot = PyDict_GetItemWithError(attributes.get(), name_slot);
+        PyObject* step = PyDict_GetItemWithError(attributes.get(), name_step);
+        if (!its_source || !its_slot || !step) break;
+        const Py_ssize_t number = PyLong_AsSsize_t(step);
+        if (index == start) {
+            source = its_source, slot = its_slot, first = number;
+        } else if (its_source != source || its_slot != slot || number != first + (index - start)) {
+            break;
+        }
+    }
+    PyErr_Clear();
+    return PyLong_FromSsize_t(index > start ? index - start : 1);
 }
 
 // connect(objects): a dict with everything in `known`, and the classes of all `slots`.
@@ -375,6 +517,11 @@ PyMethodDef methods[] = {
     {"next_feed", method(next_feed), METH_FASTCALL | METH_KEYWORDS,
      "next_feed(module, input): see recording/native.py."},
     {"next_step", method(next_step), METH_FASTCALL, "next_step(module, input, state): see recording/native.py."},
+    {"take_feed_calls", take_feed_calls, METH_VARARGS, "take_feed_calls(class, globals): see recording/native.py."},
+    {"take_neuron_calls", take_neuron_calls, METH_VARARGS,
+     "take_neuron_calls(class, globals, runtime, previous): see recording/native.py."},
+    {"steps_in_a_row", method(steps_in_a_row), METH_FASTCALL,
+     "steps_in_a_row(tensors, index): see recording/native.py."},
     {nullptr, nullptr, 0, nullptr}};
 
 PyModuleDef definition = {PyModuleDef_HEAD_INIT,
@@ -402,6 +549,11 @@ PyMODINIT_FUNC PyInit__recording() {
                                                                              {&name_requires_grad, "requires_grad"},
                                                                              {&name_offset, "storage_offset"},
                                                                              {&name_stride, "stride"},
+                                                                             {&name_init_hidden, "init_hidden"},
+                                                                             {&name_output, "output"},
+                                                                             {&name_buffers, "_buffers"},
+                                                                             {&name_mem, "mem"},
+                                                                             {&name_previous, "previous"},
                                                                              {&module_hooks[0], "_forward_hooks"},
                                                                              {&module_hooks[1], "_forward_pre_hooks"},
                                                                              {&module_hooks[2], "_backward_hooks"},

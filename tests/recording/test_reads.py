@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sparse_backend import recording
+from sparse_backend.recording import sequences
 
 from .conftest import BATCH, OUTPUTS, STEPS, Net, Twins, record
 
@@ -184,3 +185,49 @@ def test_a_recorded_value_through_a_queue(net: Twins, x: Tensor) -> None:
         expected = record(net.stock, x)
     restored = pickle.loads(bytes(ForkingPickler.dumps(kept.mem2[4])))
     torch.testing.assert_close(restored, expected.mem2[4], rtol=1e-4, atol=1e-5)
+
+
+def _halved(mem: Tensor) -> None:
+    mem.mul_(0.5)
+
+
+def _written_behind(mem: Tensor) -> None:
+    mem.data.zero_()
+
+
+def _detached(mem: Tensor) -> None:
+    mem.detach_()
+
+
+def _reshaped(mem: Tensor) -> None:
+    mem.unsqueeze_(0)
+    mem.squeeze_(0)
+
+
+@pytest.mark.parametrize("happens", [None, _halved, _written_behind, _detached, _reshaped])
+def test_membranes_are_stacked_after_the_last_one_became_real(net: Twins, x: Tensor, happens: Any) -> None:
+    def loop(model: Net, x: Tensor) -> list[Tensor]:
+        mems = record(model, x).mem2
+        torch.stack(mems[:3]).sum()
+        if happens is not None:
+            with torch.no_grad():
+                happens(mems[-1])
+        return [torch.stack(mems), torch.stack(mems[4:]), torch.stack(mems[::-1]), torch.stack(mems[-1:])]
+
+    net.check(loop, x)
+
+
+def test_the_membrane_of_another_loop_is_not_taken_for_the_last_one(net: Twins, x: Tensor) -> None:
+    def loop(model: Net, x: Tensor) -> list[Tensor]:
+        first, second = record(model, x).mem2, record(model, 2 * x).mem2
+        recording.flush()
+        return [torch.stack([*first[:-1], second[-1]]), torch.stack([*first[:-2], first[-1]])]
+
+    net.check(loop, x)
+
+
+def test_a_stack_of_whole_runs_is_one_piece(net: Twins, x: Tensor) -> None:
+    mems = record(net.fast, x).mem2
+    recording.flush()
+    assert len(sequences._runs(mems, "a test")) == 1
+    assert len(sequences._runs([*mems[:3], *mems[4:]], "a test")) == 2
