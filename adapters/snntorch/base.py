@@ -229,6 +229,8 @@ class AcceleratedNeuron(DirectCall):
 
 def called_natively(cls: type[AcceleratedNeuron]) -> None:
     """From now on the ordinary steps of this class are taken up without a Python frame."""
+    # In the class itself: a new `nn.Module.__call__` goes down to the classes that have none of their own.
+    cls.__call__ = AcceleratedNeuron.__call__  # type: ignore[method-assign]
     take_neuron_calls(cls, globals(), RUNTIME, _RECORDED)
 
 

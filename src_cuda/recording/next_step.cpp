@@ -360,10 +360,10 @@ PyObject* next_step(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
 // `__call__` is assigned to, and gives every subclass its own; a compiler that traces a call looks at `__call__`
 // alone. Whoever replaced `next_feed` or `next_step` where `__call__` finds them is obeyed.
 struct Direct {
-    ternaryfunc call = nullptr;   // what the class's slot held
-    PyObject* names = nullptr;    // the globals of `__call__`
-    PyObject* asked = nullptr;    // the function of this module that it asks ...
-    PyObject* name = nullptr;     // ... by this name
+    ternaryfunc call = nullptr;  // what the class's slot held
+    PyObject* names = nullptr;   // the globals of `__call__`
+    PyObject* asked = nullptr;   // the function of this module that it asks ...
+    PyObject* name = nullptr;    // ... by this name
 
     bool stands() const { return PyDict_GetItemWithError(names, name) == asked; }
 };
@@ -460,8 +460,8 @@ PyObject* take_neuron_calls(PyObject*, PyObject* arguments) {
     Py_RETURN_NONE;
 }
 
-// steps_in_a_row(tensors, index): see recording/native.py. A deferred tensor to which nothing has happened has its three
-// attributes alone; one that is detached, a view or real has more.
+// steps_in_a_row(tensors, index): see recording/native.py. A deferred tensor to which nothing has happened has its
+// three attributes alone; one that is detached, a view or real has more.
 PyObject* steps_in_a_row(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     const Py_ssize_t start = count == 2 ? PyLong_AsSsize_t(arguments[1]) : -1;
     if (start < 0) return PyErr_Format(PyExc_TypeError, "steps_in_a_row(tensors, index)");

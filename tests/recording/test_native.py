@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 import sparse_backend
 import sparse_backend.adapters.snntorch.base as snntorch_base
+from sparse_backend import recording
 from sparse_backend.adapters import feeds
 from sparse_backend.adapters.snntorch import AcceleratedLeaky
 from sparse_backend.recording import native
@@ -141,6 +143,98 @@ def test_a_subclass_with_its_own_forward_is_called(x: Tensor) -> None:
     net.check(lambda model, x: list(record(model, x)), x)
 
 
+class _Frames:
+    """Counts calls of Python functions named `__call__` in the adapters' files."""
+
+    def __enter__(self) -> _Frames:
+        self.count = 0
+        sys.setprofile(self._seen)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _seen(self, frame: Any, event: str, _: object) -> None:
+        code = frame.f_code
+        ours = code.co_filename in (feeds.__file__, snntorch_base.__file__)
+        self.count += ours and event == "call" and code.co_name == "__call__"
+
+
+def _frames(net: Net, x: Tensor) -> int:
+    mem1, mem2 = start(net)
+    _, mem1, _, mem2 = step(net, x[0], mem1, mem2)
+    with _Frames() as seen:
+        for frame in x[1:]:
+            _, mem1, _, mem2 = step(net, frame, mem1, mem2)
+    recording.flush()
+    return seen.count
+
+
+def test_ordinary_steps_run_no_python_of_ours(net: Twins, x: Tensor, recorder: str) -> None:
+    assert _frames(net.fast, x) == (0 if recorder == "native" else 4 * (STEPS - 1))
+
+
+def test_a_new_call_of_a_class_is_called(
+    net: Twins, x: Tensor, recorder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Doubled(nn.Linear):
+        def __call__(self, input: Tensor) -> Tensor:
+            return 2 * super().__call__(input)
+
+    call = feeds.AcceleratedLinear.__call__
+    monkeypatch.setattr(feeds.AcceleratedLinear, "__call__", lambda self, input: 2 * call(self, input))
+    net.stock.fc1.__class__ = net.stock.fc2.__class__ = Doubled
+    net.check(lambda model, x: list(record(model, x)), x)
+    monkeypatch.undo()
+    native.take_feed_calls(feeds.AcceleratedLinear, vars(feeds))
+
+
+def test_subclasses_have_their_own_call(net: Twins, x: Tensor) -> None:
+    class Counted(AcceleratedLeaky):
+        calls = 0
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            Counted.calls += 1
+            return super().__call__(*args, **kwargs)
+
+    net.fast.lif1.__class__ = Counted
+    net.check(lambda model, x: list(record(model, x)), x)
+    assert Counted.calls == STEPS
+
+
+@pytest.mark.parametrize("arguments", ["keyword", "none", "too many", "two for a state of its own"])
+def test_unusual_arguments(x: Tensor, arguments: str) -> None:
+    def loop(model: Any, x: Tensor) -> list[Tensor]:
+        mem1, mem2 = start(model)
+        out = []
+        for frame in x:
+            cur = model.fc1(input=frame) if arguments == "keyword" else model.fc1(frame)
+            if arguments == "none":
+                spk1, mem1 = model.lif1(cur)
+            elif arguments == "keyword":
+                spk1, mem1 = model.lif1(cur, mem=mem1)
+            else:
+                spk1, mem1 = model.lif1(cur, mem1)
+            if arguments == "too many":
+                with pytest.raises(TypeError):
+                    model.fc2(spk1, mem1)
+                with pytest.raises(TypeError):
+                    model.lif2(model.fc2(spk1), mem2, mem2)
+            spk2, mem2 = model.lif2(model.fc2(spk1), mem2)
+            out += [spk2, mem2]
+        return out
+
+    if arguments == "two for a state of its own":
+        hidden = Hidden()
+        twins = Twins(hidden)
+        for model in (twins.stock, twins.fast):
+            neuron: Any = model.layers[2]
+            with pytest.raises(TypeError, match="mem"):
+                neuron(torch.zeros(5, 14), torch.zeros(5, 14))
+    else:
+        Twins(Net()).check(loop, x)
+
+
 def test_attribute_reset_after_ordinary_steps(net: Twins, x: Tensor) -> None:
     def loop(model: Net, x: Tensor) -> list[Tensor]:
         mem1, mem2 = start(model)
@@ -155,8 +249,6 @@ def test_attribute_reset_after_ordinary_steps(net: Twins, x: Tensor) -> None:
 
 
 def test_many_loops_leave_nothing_behind(x: Tensor) -> None:
-    import sys
-
     net = Twins(Net())
     watched = [net.fast.fc1.weight, net.fast.lif1.beta, x, net.fast.fc1, net.fast.lif1]
 
