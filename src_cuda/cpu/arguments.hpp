@@ -31,11 +31,13 @@ struct Strided {  // [T, B, N] with a contiguous last axis; null data: absent
     int64_t stride_t, stride_b;
 };
 
-// A layer, or a tile of its neurons: a tile's pointers are to its own first neuron.
+// A layer, or a tile of its neurons: a tile's pointers are to its own first neuron. In the forward scan of a narrow
+// layer a row may hold several batch elements side by side, as memory does: [together, columns].
 template <class Real>
 struct LayerView {
-    int64_t steps, batch, width, padded, inputs;
+    int64_t steps, batch, width, padded, inputs;  // width, padded: of a row
     int64_t first, columns;       // of the tile within the layer; neurons of the layer, the stride of [B, N] arrays
+    int64_t together;             // batch elements of a row; more than one only where the tile is the layer
     int64_t weight_stride;        // of weight_t, whose rows may have an entry for every neuron of the layer
     bool uniform;                 // every coefficient is the same for all neurons, padding included
     Strided<const Real> current;  // absent: the input is the event list times weight_t, plus bias
@@ -67,7 +69,7 @@ struct EventSink {
     int32_t* idx;
     int64_t count;
     int64_t last;         // the largest count that leaves room for one more row
-    int32_t* row_counts;  // of this batch element, [T]
+    int32_t* row_counts;  // of the batch elements of a row, [T, together]
 };
 
 // What the step leaves as bits, one per neuron.
@@ -76,12 +78,12 @@ struct StepBits {
     uint64_t last;                   // the bits of the last word that are no padding
 };
 
-// One thread's progress through one batch element of the forward scan.
+// One thread's progress through the batch element, or the elements together, of the forward scan.
 template <class Real>
 struct ForwardCursor {
-    int64_t b, t;
+    int64_t b, t;                             // b: the first element
     Real *m, *i;                              // padded state rows
-    Real *current, *u, *z;                    // padded scratch rows
+    Real *current, *u, *z;                    // padded scratch rows; current has room for one more vector tile
     Real* sum;                                // accumulators of the systematic sampling
     Real *m_prev, *i_prev;                    // previous state, kept for the carriers
     Real *carrier_m, *carrier_i, *carrier_u;  // [carrier_count, padded]

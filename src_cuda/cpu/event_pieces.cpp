@@ -1,8 +1,24 @@
 #include "event_pieces.hpp"
 
+#include <algorithm>
 #include <numeric>
 
 namespace sparse_backend {
+
+EventTarget EventTarget::idx(int64_t address) {
+    return {[](const EventPiece& piece) { return reinterpret_cast<const char*>(piece.idx.get()); }, sizeof(int32_t),
+            reinterpret_cast<char*>(address)};
+}
+
+EventTarget EventTarget::values(int64_t size, int64_t address) {
+    return {[](const EventPiece& piece) { return static_cast<const char*>(piece.values.get()); }, size,
+            reinterpret_cast<char*>(address)};
+}
+
+EventTarget EventTarget::extras(int64_t size, int64_t address) {
+    return {[](const EventPiece& piece) { return static_cast<const char*>(piece.extras.get()); }, size,
+            reinterpret_cast<char*>(address)};
+}
 
 void EventPieces::prepare(const Visits& visits, int64_t count) {
     visits_ = visits;
@@ -15,65 +31,83 @@ int64_t EventPieces::total() const {
                            [](int64_t sum, const EventPiece& piece) { return sum + piece.count; });
 }
 
-Buffer<int64_t> EventPieces::place(int64_t* ptr, int64_t threads) const {
-    const int64_t steps = visits_.steps, batch = visits_.batch, rows = visits_.rows(), tiles = visits_.tiles;
+// Where each batch element's events begin, and the end.
+std::vector<int64_t> EventPieces::first_events() const {
+    const int64_t steps = visits_.steps, batch = visits_.batch;
+    std::vector<int64_t> first(size_t(batch) + 1);
     const int32_t* counts = counts_.get();
-    Buffer<int64_t> begin(visits_.count());
-    std::vector<int64_t> first(size_t(batch) + 1);  // of each batch element
-#pragma omp parallel for schedule(static) num_threads(int(threads))
-    for (int64_t b = 0; b < batch; ++b)
-        for (int64_t k = 0; k < tiles; ++k)
-            for (int64_t t = 0; t < steps; ++t) first[size_t(b) + 1] += counts[k * rows + visits_.of(b, t)];
+    for (int64_t k = 0; k < visits_.tiles; ++k)
+        for (int64_t b = 0; b < batch; b += visits_.together) {
+            const int64_t elements = visits_.elements(b);
+            int64_t* sums = first.data() + b + 1;
+            if (elements == 1) *sums = std::accumulate(counts, counts + steps, *sums);
+            for (int64_t t = 0; t < steps && elements > 1; ++t)
+                for (int64_t e = 0; e < elements; ++e) sums[e] += counts[t * elements + e];
+            counts += steps * elements;
+        }
     std::partial_sum(first.begin(), first.end(), first.begin());
-#pragma omp parallel for schedule(static) num_threads(int(threads))
-    for (int64_t b = 0; b < batch; ++b) {
-        int64_t next = first[size_t(b)];
-        for (int64_t t = 0; t < steps; ++t) {
-            ptr[b * steps + t] = next;
-            for (int64_t k = 0; k < tiles; ++k) {
-                const int64_t visit = k * rows + visits_.of(b, t);
-                begin.get()[visit] = next;
-                next += counts[visit];
+    return first;
+}
+
+// Elements b .. b + elements - 1 of one group: ptr of each row, and where each visit's events go.
+void EventPieces::place(int64_t b, int64_t elements, const std::vector<int64_t>& first, int64_t* ptr,
+                        int64_t* begin) const {
+    const int64_t steps = visits_.steps, group = b - b % visits_.together, stride = visits_.elements(group);
+    int64_t next[Visits::most_together];
+    std::copy_n(first.data() + b, elements, next);
+    for (int64_t t = 0; t < steps; ++t)
+        for (int64_t e = 0; e < elements; ++e) {
+            ptr[(b + e) * steps + t] = next[e];
+            for (int64_t k = 0; k < visits_.tiles; ++k) {
+                const int64_t visit = k * visits_.rows() + group * steps + t * stride + (b - group) + e;
+                begin[visit] = next[e];
+                next[e] += counts_.get()[visit];
             }
         }
-    }
-    ptr[rows] = first.back();
-    return begin;
 }
 
-// Copies the pieces' entries, `size` bytes each, to where they belong.
-template <class Source>
-void EventPieces::write(const Buffer<int64_t>& begin, int64_t size, char* out, const Source& source) const {
+// The events of one piece, whose visits end before `end`, to where they belong.
+void EventPieces::copy(const EventPiece& piece, int64_t end, const int64_t* begin, const EventTarget& target) const {
+    const char* from = target.source(piece);
+    if (!target.to || !piece.count) return;
+    if (in_order()) {
+        std::memcpy(target.to + begin[piece.first] * target.size, from, size_t(piece.count * target.size));
+        return;
+    }
     const int32_t* counts = counts_.get();
-    const int64_t* to = begin.get();
-    const int64_t number = int64_t(pieces.size());
-#pragma omp parallel for schedule(static, 1) num_threads(int(number))
-    for (int64_t p = 0; p < number; ++p) {
-        const char* from = source(pieces[size_t(p)]);
-        const int64_t end = p + 1 < number ? pieces[size_t(p) + 1].first : visits_.count();
-        for (int64_t visit = pieces[size_t(p)].first; visit < end;) {
-            const int64_t at = to[visit];
-            int64_t copied = 0;
-            // Visits whose events stay together are copied at once.
-            do copied += counts[visit++];
-            while (visit < end && to[visit] == at + copied);
-            if (copied) std::memcpy(out + at * size, from, size_t(copied * size));
-            from += copied * size;
-        }
+    for (int64_t visit = piece.first; visit < end;) {
+        const int64_t at = begin[visit];
+        int64_t copied = 0;
+        // Visits whose events stay together are copied at once.
+        do copied += counts[visit++];
+        while (visit < end && begin[visit] == at + copied);
+        if (copied) std::memcpy(target.to + at * target.size, from, size_t(copied * target.size));
+        from += copied * target.size;
     }
 }
 
-void EventPieces::write_idx(const Buffer<int64_t>& begin, int32_t* idx) const {
-    write(begin, sizeof(int32_t), reinterpret_cast<char*>(idx),
-          [](const EventPiece& piece) { return reinterpret_cast<const char*>(piece.idx.get()); });
-}
-
-void EventPieces::write_values(const Buffer<int64_t>& begin, int64_t size, void* out) const {
-    write(begin, size, static_cast<char*>(out), [](const EventPiece& piece) { return piece.values.get(); });
-}
-
-void EventPieces::write_extras(const Buffer<int64_t>& begin, int64_t size, void* out) const {
-    write(begin, size, static_cast<char*>(out), [](const EventPiece& piece) { return piece.extras.get(); });
+void EventPieces::write(int64_t* ptr, const std::vector<EventTarget>& targets, int64_t threads,
+                        const std::function<void(int64_t, int64_t)>& finish) const {
+    constexpr int64_t events_at_once = 4096;
+    const int64_t batch = visits_.batch, number = int64_t(pieces.size());
+    const int64_t block = std::min(visits_.together, Visits::most_together);
+    const std::vector<int64_t> first = first_events();
+    const Buffer<int64_t> memory(in_order() ? 0 : visits_.count());
+    int64_t* begin = in_order() ? ptr : memory.get();
+    ptr[visits_.rows()] = first.back();
+#pragma omp parallel num_threads(int(threads))
+    {
+#pragma omp for schedule(static)
+        for (int64_t b = 0; b < batch; b += block) place(b, std::min(block, batch - b), first, ptr, begin);
+#pragma omp for schedule(static, 1)
+        for (int64_t p = 0; p < number; ++p)
+            for (const EventTarget& target : targets)
+                copy(pieces[size_t(p)], p + 1 < number ? pieces[size_t(p) + 1].first : visits_.count(), begin, target);
+        if (finish)
+#pragma omp for schedule(static)
+            for (int64_t from = 0; from < first.back(); from += events_at_once)
+                finish(from, std::min(from + events_at_once, first.back()));
+    }
 }
 
 }  // namespace sparse_backend

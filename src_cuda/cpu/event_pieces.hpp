@@ -1,9 +1,10 @@
 // Lists of events as the threads leave them, and their way into the batch-major lists of the format.
 //
-// Cost of writing: one pass over the row counts and one copy of the events, in parallel.
+// Cost of writing: one pass over the row counts and one copy of the events, in one parallel region.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "buffer.hpp"
@@ -13,15 +14,19 @@ namespace sparse_backend {
 // Kernels append in whole vectors, a little past the end.
 constexpr int64_t append_room = 16;
 
-// The order in which rows (b, t) are visited. A row is visited once per tile, its events being those of the visits in
-// turn.
+// The order in which rows (b, t) are visited: groups of batch elements in turn, the elements of a group together, step
+// by step. One element together is the order of the format; all of them that of time. A row is visited once per tile,
+// its events being those of the visits in turn; a tile's visits follow those of the one before.
 struct Visits {
     int64_t steps = 0, batch = 0, tiles = 1;
-    bool time_major = false;  // visit t * batch + b, else b * steps + t; a tile's visits follow those of the one before
+    int64_t together = 1;  // elements of a group, at most most_together or all; the last may have fewer
+
+    static constexpr int64_t most_together = 32;
 
     int64_t rows() const { return steps * batch; }
     int64_t count() const { return tiles * rows(); }
-    int64_t of(int64_t b, int64_t t) const { return time_major ? t * batch + b : b * steps + t; }
+    // Of the group that begins with element b.
+    int64_t elements(int64_t b) const { return std::min(together, batch - b); }
 };
 
 // The events of consecutive visits.
@@ -39,6 +44,17 @@ struct EventPiece {
     }
 };
 
+// Where one of the arrays of a list is written; no address: nowhere.
+struct EventTarget {
+    const char* (*source)(const EventPiece&);
+    int64_t size;  // bytes per event
+    char* to;
+
+    static EventTarget idx(int64_t address);
+    static EventTarget values(int64_t size, int64_t address);
+    static EventTarget extras(int64_t size, int64_t address);
+};
+
 class EventPieces {
   public:
     void prepare(const Visits& visits, int64_t pieces);
@@ -47,16 +63,16 @@ class EventPieces {
     int32_t* counts() const { return counts_.get(); }  // events of each visit
     int64_t total() const;
 
-    // Where each visit's events begin in the final list; ptr [rows + 1] receives the beginning of each row.
-    Buffer<int64_t> place(int64_t* ptr, int64_t threads) const;
-    void write_idx(const Buffer<int64_t>& begin, int32_t* idx) const;
-    // size: bytes per event.
-    void write_values(const Buffer<int64_t>& begin, int64_t size, void* out) const;
-    void write_extras(const Buffer<int64_t>& begin, int64_t size, void* out) const;
+    // ptr [rows + 1] receives the beginning of each row. Then finish(from, to) is called for all ranges of events.
+    void write(int64_t* ptr, const std::vector<EventTarget>& targets, int64_t threads,
+               const std::function<void(int64_t, int64_t)>& finish = nullptr) const;
 
   private:
-    template <class Source>
-    void write(const Buffer<int64_t>& begin, int64_t size, char* out, const Source& source) const;
+    std::vector<int64_t> first_events() const;
+    void place(int64_t b, int64_t elements, const std::vector<int64_t>& first, int64_t* ptr, int64_t* begin) const;
+    void copy(const EventPiece& piece, int64_t end, const int64_t* begin, const EventTarget& target) const;
+    // Whether the visits are the rows of the format.
+    bool in_order() const { return visits_.tiles == 1 && visits_.together == 1; }
 
     Visits visits_;
     Buffer<int32_t> counts_;

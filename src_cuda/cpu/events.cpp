@@ -26,11 +26,11 @@ class DenseInput {
 
     DenseInput(int64_t address, int64_t steps, int64_t batch, int64_t width, int64_t stride_t, int64_t stride_b)
         : width(width),
-          visits{steps, batch, 1, stride_t >= stride_b},
+          visits{steps, batch, 1, stride_t >= stride_b ? batch : 1},
           data_(sparse_backend::address<Input>(address)),
-          inner_(visits.time_major ? batch : steps),
-          inner_stride_(visits.time_major ? stride_b : stride_t),
-          outer_stride_(visits.time_major ? stride_t : stride_b) {}
+          inner_(stride_t >= stride_b ? batch : steps),
+          inner_stride_(stride_t >= stride_b ? stride_b : stride_t),
+          outer_stride_(stride_t >= stride_b ? stride_t : stride_b) {}
 
     // Rows from a visit on, no more than `most`.
     EvenRows<Input> rows(int64_t visit, int64_t most) const {
@@ -212,9 +212,9 @@ std::unique_ptr<Compressed> run_compress(int64_t x, int64_t steps, int64_t batch
 
 void Compressed::write(int64_t ptr, int64_t idx, int64_t val) const {
     require(ptr, "write: ptr must be given");
-    const Buffer<int64_t> begin = events.place(writable<int64_t>(ptr), threads);
-    if (idx) events.write_idx(begin, writable<int32_t>(idx));
-    if (val && !all_ones) events.write_values(begin, value_dtype == float64 ? 8 : 4, writable<char>(val));
+    const int64_t size = value_dtype == float64 ? 8 : 4;
+    events.write(writable<int64_t>(ptr), {EventTarget::idx(idx), EventTarget::values(size, all_ones ? 0 : val)},
+                 threads);
     if (val && all_ones && value_dtype == float64) std::fill_n(writable<double>(val), events.total(), 1.0);
     if (val && all_ones && value_dtype == float32) std::fill_n(writable<float>(val), events.total(), 1.0f);
 }

@@ -36,6 +36,12 @@ SB_INLINE void gather_tile(Real* sum, const LayerView<Real>& layer, int64_t begi
     for (int k = 0; k < vectors; ++k) *(Vector*)(sum + column + k * lanes) = total[k];
 }
 
+// The padded neurons of one batch element.
+template <class Real>
+SB_INLINE int64_t element_width(const LayerView<Real>& layer) {
+    return layer.together == 1 ? layer.padded : layer.weight_stride;
+}
+
 // Adds up the rows of W^T of events begin .. end - 1.
 template <class Real>
 using Feed = void (*)(Real* sum, const LayerView<Real>& layer, int64_t begin, int64_t end);
@@ -47,7 +53,7 @@ void feed_tile(Real* sum, const LayerView<Real>& layer, int64_t begin, int64_t e
 
 template <bool valued, class Real>
 void feed_tiles(Real* sum, const LayerView<Real>& layer, int64_t begin, int64_t end) {
-    for_tiles<Real>(layer.padded, [&](int64_t column, auto tile) {
+    for_tiles<Real>(element_width(layer), [&](int64_t column, auto tile) {
         gather_tile<valued, decltype(tile)::count>(sum, layer, begin, end, column);
     });
 }
@@ -55,8 +61,8 @@ void feed_tiles(Real* sum, const LayerView<Real>& layer, int64_t begin, int64_t 
 template <bool valued, class Real>
 Feed<Real> find_feed(const LayerView<Real>& layer) {
     Feed<Real> feed = feed_tiles<valued, Real>;
-    if (layer.padded <= tile_vectors * Pack<Real>::lanes)
-        for_tiles<Real>(layer.padded,
+    if (element_width(layer) <= tile_vectors * Pack<Real>::lanes)
+        for_tiles<Real>(element_width(layer),
                         [&](int64_t, auto tile) { feed = feed_tile<valued, decltype(tile)::count, Real>; });
     return feed;
 }
@@ -68,13 +74,16 @@ Feed<Real> find_feed(const LayerView<Real>& layer) {
     return layer.input.val ? find_feed<true>(layer) : find_feed<false>(layer);
 }
 
-// The synaptic input of (b, t) as a padded row. A constant current is read at the first call only.
+// The synaptic input of the row that begins with (b, t), padded. A constant current is read at the first call only.
 template <class Real>
 SB_INLINE void input_row(const LayerView<Real>& layer, Feed<Real> feed, int64_t b, int64_t t, bool first,
                          Real* current) {
     if (feed) {
-        const int64_t* ptr = layer.input.ptr + b * layer.steps + t;
-        feed(current, layer, ptr[0], ptr[1]);
+        // In turn: the padding of an element lies where the next one's neurons will.
+        for (int64_t e = 0; e < layer.together; ++e) {
+            const int64_t* ptr = layer.input.ptr + (b + e) * layer.steps + t;
+            feed(current + e * layer.columns, layer, ptr[0], ptr[1]);
+        }
     } else if (first || layer.current.stride_t != 0) {
         const Real* source = layer.current.data + t * layer.current.stride_t + b * layer.current.stride_b;
         if (t + prefetch_distance < layer.steps)

@@ -1,4 +1,4 @@
-// Forward scan of one batch element: feed, neuron step, and the events it leaves.
+// Forward scan of one batch element, or of several side by side: feed, neuron step, and the events it leaves.
 //
 // Cost per time step: nnz(x[t]) rows of W^T added (event input) or one row read (dense current), one pass
 // of the step, one pass of the surrogate when active entries are wanted, and work per event. The state
@@ -13,7 +13,7 @@
 namespace sparse_backend {
 namespace SPARSE_BACKEND_VARIANT {
 
-// State at the start of batch element b.
+// State at the start of batch element b, and of those together with it.
 template <class Real>
 void start_state(const LayerView<Real>& layer, int64_t b, Real* m, Real* i) {
     const int64_t n = layer.padded, width = layer.width, at = b * layer.columns;
@@ -25,11 +25,26 @@ void start_state(const LayerView<Real>& layer, int64_t b, Real* m, Real* i) {
 
 SB_INLINE bool has_room(const EventSink& sink) { return sink.count <= sink.last; }
 
-SB_INLINE void append(EventSink& sink, const uint64_t* words, int64_t n, int64_t first, int64_t t) {
+// The set bits of a row, counted in row_counts[at].
+SB_INLINE void append(EventSink& sink, const uint64_t* words, int64_t n, int64_t first, int64_t at) {
     int64_t count = sink.count;
     for (int64_t k = 0; k < words_of(n); ++k) count += append_bits(words[k], int32_t(first + 64 * k), sink.idx + count);
-    sink.row_counts[t] = int32_t(count - sink.count);
+    sink.row_counts[at] = int32_t(count - sink.count);
     sink.count = count;
+}
+
+// The events of a row from `from` on, of several batch elements, as each element's own.
+template <class Real>
+SB_INLINE void split_elements(const LayerView<Real>& layer, EventSink& sink, int64_t from, int64_t t) {
+    int32_t* counts = sink.row_counts + t * layer.together;
+    const int32_t n = int32_t(layer.columns);
+    int64_t e = from;
+    for (int64_t k = 0; k < layer.together; ++k) {
+        const int32_t first = int32_t(k) * n;
+        const int64_t before = e;
+        for (; e < sink.count && sink.idx[e] < first + n; ++e) sink.idx[e] -= first;
+        counts[k] = int32_t(e - before);
+    }
 }
 
 // Entries that are listed for their spike only are marked by an infinite u: their surrogate value is zero.
@@ -38,7 +53,7 @@ void append_marked(const LayerView<Real>& layer, ForwardCursor<Real>& cursor) {
     const int64_t n = layer.padded, from = cursor.active_sink.count;
     uint64_t* listed = cursor.bits.reset;  // no longer needed in this step
     for (int64_t k = 0; k < words_of(n); ++k) listed[k] = cursor.bits.near[k] | cursor.bits.fired[k];
-    append(cursor.active_sink, listed, n, layer.first, cursor.t);
+    append(cursor.active_sink, listed, n, layer.first, cursor.t * layer.together);
     for (int64_t e = from; e < cursor.active_sink.count; ++e) {
         const int64_t j = cursor.active_sink.idx[e] - layer.first;
         cursor.active_u[e] = cursor.bits.near[j / 64] >> (j % 64) & 1 ? cursor.u[j] : Real(__builtin_inf());
@@ -59,7 +74,7 @@ void append_active(const LayerView<Real>& layer, const SigmaRule<Real>& rule, Fo
     } else {
         Real* out = cursor.active_u + from;
         for (int64_t k = 0; k < words_of(n); ++k) out += append_values(active[k], cursor.u + 64 * k, out);
-        append(cursor.active_sink, active, n, layer.first, cursor.t);
+        append(cursor.active_sink, active, n, layer.first, cursor.t * layer.together);
     }
     const int32_t* idx = cursor.active_sink.idx;
     for (int64_t e = from; layer.carrier_count && e < cursor.active_sink.count; ++e)
@@ -106,6 +121,14 @@ void finish_element(const LayerView<Real>& layer, const ForwardCursor<Real>& cur
     }
 }
 
+// Where a row of a dense output lies; asks for the one that is written a few steps on.
+template <class Real>
+SB_INLINE Real* output_row(const Strided<Real>& out, const LayerView<Real>& layer, int64_t b, int64_t t) {
+    Real* row = out.data + t * out.stride_t + b * out.stride_b;
+    if (t + prefetch_distance < layer.steps) prefetch_to_write(row + prefetch_distance * out.stride_t, layer.width);
+    return row;
+}
+
 template <class Real>
 void write_dense(const LayerView<Real>& layer, const ForwardCursor<Real>& cursor) {
     const int64_t b = cursor.b, t = cursor.t, n = layer.padded, width = layer.width;
@@ -114,11 +137,23 @@ void write_dense(const LayerView<Real>& layer, const ForwardCursor<Real>& cursor
         const Real* SB_RESTRICT graded = layer.coefficients.graded;
         const Real *SB_RESTRICT u = cursor.u, *SB_RESTRICT threshold = layer.coefficients.threshold;
         for (int64_t j = 0; j < n; ++j) z[j] = u[j] > threshold[j] ? graded[j] : Real(0);
-        store_row(layer.spikes.data + t * layer.spikes.stride_t + b * layer.spikes.stride_b, z, width);
+        store_row(output_row(layer.spikes, layer, b, t), z, width);
     }
-    if (layer.membrane_out.data)
-        store_row(layer.membrane_out.data + t * layer.membrane_out.stride_t + b * layer.membrane_out.stride_b, cursor.m,
-                  width);
+    if (layer.membrane_out.data) store_row(output_row(layer.membrane_out, layer, b, t), cursor.m, width);
+}
+
+template <class Real>
+SB_INLINE void append_events(const LayerView<Real>& layer, const SigmaRule<Real>& rule, ForwardCursor<Real>& cursor) {
+    const int64_t n = layer.padded, first = layer.first, t = cursor.t;
+    EventSink &resets = cursor.reset_sink, &spikes = cursor.spike_sink, &active = cursor.active_sink;
+    const int64_t resets_before = resets.count, spikes_before = spikes.count, active_before = active.count;
+    if (layer.want_resets) append(resets, cursor.bits.reset, n, first, t * layer.together);
+    if (layer.want_spikes) append(spikes, cursor.bits.fired, n, first, t * layer.together);
+    if (layer.want_active) append_active(layer, rule, cursor);
+    if (layer.together == 1) return;
+    if (layer.want_resets) split_elements(layer, resets, resets_before, t);
+    if (layer.want_spikes) split_elements(layer, spikes, spikes_before, t);
+    if (layer.want_active) split_elements(layer, active, active_before, t);
 }
 
 template <class Real>
@@ -126,7 +161,7 @@ bool forward_scan(const LayerView<Real>& layer, ForwardCursor<Real>& cursor) {
     const StepTable<Real> table = find_step<Real>(layer.integrator, layer.poles, layer.pre, layer.post);
     const SigmaRule<Real> rule = sigma_rule(layer, layer.gradient);
     const Feed<Real> feed = find_feed(layer);
-    const int64_t n = layer.padded, first = layer.first;
+    const int64_t n = layer.padded;
     bool fresh = true;  // whether the current has yet to be read
     if (cursor.t == 0) start_element(layer, cursor);
     for (; cursor.t < layer.steps; ++cursor.t) {
@@ -139,9 +174,7 @@ bool forward_scan(const LayerView<Real>& layer, ForwardCursor<Real>& cursor) {
         }
         table.step(layer, cursor.current, cursor.m, cursor.i, cursor.u, rule.limit, cursor.bits);
         if (layer.carrier_count) advance_carriers(layer, table, cursor);
-        if (layer.want_resets) append(cursor.reset_sink, cursor.bits.reset, n, first, cursor.t);
-        if (layer.want_spikes) append(cursor.spike_sink, cursor.bits.fired, n, first, cursor.t);
-        if (layer.want_active) append_active(layer, rule, cursor);
+        append_events(layer, rule, cursor);
         write_dense(layer, cursor);
     }
     finish_element(layer, cursor);

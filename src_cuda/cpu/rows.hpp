@@ -21,6 +21,11 @@ SB_INLINE void prefetch_row(const Real* row, int64_t width) {
     for (int64_t j = 0; j < width; j += 64 / int64_t(sizeof(Real))) __builtin_prefetch(row + j, 0, 2);
 }
 
+template <class Real>
+SB_INLINE void prefetch_to_write(const Real* row, int64_t width) {
+    for (int64_t j = 0; j < width; j += 64 / int64_t(sizeof(Real))) __builtin_prefetch(row + j, 1, 3);
+}
+
 // How many steps ahead: far enough for main memory, near enough to stay in cache.
 constexpr int64_t prefetch_distance = 4;
 

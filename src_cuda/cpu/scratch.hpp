@@ -7,7 +7,7 @@
 namespace sparse_backend {
 
 // Rows of a forward scan: state, step scratch, bit rows and carriers. Rows follow u, so that whole words of 64 entries
-// can be read from it.
+// can be read from it, and the current, whose last element may be written in whole tiles.
 template <class Real>
 class ForwardScratch {
   public:

@@ -109,11 +109,13 @@ SigmaRule<Real> sigma_rule(const LayerView<Real>& layer, Gradient gradient) {
     return with_kind<Surrogate::zero>(rule, gradient);
 }
 
-// The sampling accumulators of one batch element at t = 0.
+// The sampling accumulators of a row at t = 0.
 template <class Real>
 void start_sampling(const LayerView<Real>& layer, int64_t b, Real* SB_RESTRICT sum) {
-    for (int64_t j = 0; j < layer.padded; ++j)
-        sum[j] = sampling_offset<Real>(layer.key, uint64_t(b), uint64_t(layer.first + j));
+    const int64_t n = layer.together == 1 ? layer.padded : layer.columns;
+    for (int64_t e = 0; e < layer.together; ++e)
+        for (int64_t j = 0; j < n; ++j)
+            sum[e * n + j] = sampling_offset<Real>(layer.key, uint64_t(b + e), uint64_t(layer.first + j));
 }
 
 }  // namespace SPARSE_BACKEND_VARIANT

@@ -57,23 +57,25 @@ void TypedLayer<Real>::set_row(int index, const Coefficient& coefficient, Real f
     const Real* source = address<Real>(coefficient.address);
     Real* to = row(index);
     std::fill(to, to + view.padded, padding);
-    for (int64_t j = 0; j < view.width; ++j) to[j] = source ? source[coefficient.per_neuron ? j : 0] : fallback;
+    for (int64_t j = 0; j < view.width; ++j)
+        to[j] = source ? source[coefficient.per_neuron ? j % view.columns : 0] : fallback;
 }
 
 template <class Real>
-TypedLayer<Real>::TypedLayer(const Layer& layer) : view() {
+TypedLayer<Real>::TypedLayer(const Layer& layer, int64_t together) : view() {
     check_layer(layer);
     view.steps = layer.steps;
     view.batch = layer.batch;
-    view.width = layer.width;
-    view.padded = padded_width(layer.width);
+    view.width = together * layer.width;
+    view.padded = padded_width(view.width);
     view.inputs = layer.inputs;
     view.columns = layer.width;
+    view.together = together;
     view.uniform = true;
     for (const Coefficient& c :
          {layer.membrane, layer.gain, layer.synapse, layer.leak, layer.threshold, layer.reset, layer.graded})
         view.uniform = view.uniform && !c.per_neuron;
-    view.weight_stride = view.padded;
+    view.weight_stride = padded_width(layer.width);
     rows_.resize(9 * view.padded);
     set_row(0, layer.membrane, 0, 0);
     set_row(1, layer.gain, 1, 1);
@@ -82,7 +84,8 @@ TypedLayer<Real>::TypedLayer(const Layer& layer) : view() {
     set_row(4, layer.threshold, std::numeric_limits<Real>::infinity(), 1);
     set_row(5, layer.reset, 0, 0);
     set_row(6, layer.graded, 1, 1);
-    set_row(7, {layer.bias, true}, 0, 0);
+    std::fill(row(7), row(8), Real(0));
+    if (layer.bias) std::copy_n(address<Real>(layer.bias), layer.width, row(7));
     // No spike can pass an infinite threshold.
     if (!layer.fires) std::fill(row(4), row(5), std::numeric_limits<Real>::infinity());
     for (int64_t j = 0; j < view.padded; ++j)
@@ -134,6 +137,15 @@ LayerView<Real> TypedLayer<Real>::tile(int64_t first, int64_t width) const {
                        &tile.carrier_i_last})
         if (*row) *row += first;
     return tile;
+}
+
+template <class Real>
+LayerView<Real> TypedLayer<Real>::with_together(int64_t elements) const {
+    LayerView<Real> fewer = view;
+    fewer.together = elements;
+    fewer.width = elements * view.columns;
+    fewer.padded = padded_width(fewer.width);
+    return fewer;
 }
 
 template class TypedLayer<float>;

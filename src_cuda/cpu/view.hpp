@@ -25,12 +25,15 @@ Real* writable(int64_t value) {
 template <class Real>
 class TypedLayer {
   public:
-    explicit TypedLayer(const Layer& layer);
+    // together: batch elements of a row.
+    explicit TypedLayer(const Layer& layer, int64_t together = 1);
     TypedLayer(const TypedLayer&) = delete;
 
     LayerView<Real> view;
     // The neurons from `first` on, a multiple of 16.
     LayerView<Real> tile(int64_t first, int64_t width) const;
+    // With fewer batch elements to a row.
+    LayerView<Real> with_together(int64_t elements) const;
     const Real* decay() const { return rows_.data() + 8 * view.padded; }
 
   private:

@@ -133,11 +133,14 @@ class NativeLayer:
             fields |= {"weight_t": address(self.weight_t), "bias": address(feed.bias)}
         self.args = _cpu.layer(**fields)
 
-    def forward(self, *, carriers: int = 0, includes_spikes: bool = False) -> Outputs:
+    def forward(
+        self, *, carriers: int = 0, includes_spikes: bool = False, contiguous: bool = False
+    ) -> Outputs:
         steps, batch, width = self.shape
         count, rows, args = bin(carriers).count("1"), batch * steps, self.args
         # Strides other than the contiguous ones: every second batch element of a wider tensor.
-        dense = torch.full((steps, 2 * batch, width), torch.nan, dtype=self.dtype)[:, ::2]
+        apart = 1 if contiguous else 2
+        dense = torch.full((steps, apart * batch, width), torch.nan, dtype=self.dtype)[:, ::apart]
         membrane = torch.full((steps, batch, width), torch.nan, dtype=self.dtype)
         m_last = torch.full((batch, width), torch.nan, dtype=self.dtype)
         i_last = torch.full((batch, width), torch.nan, dtype=self.dtype)
