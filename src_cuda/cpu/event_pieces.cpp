@@ -66,7 +66,7 @@ void EventPieces::place(int64_t b, int64_t elements, const std::vector<int64_t>&
         }
 }
 
-// The events of one piece, whose visits end before `end`, to where they belong.
+// The events of one piece, whose visits end before `end`, to where they belong, in words of four bytes.
 void EventPieces::copy(const EventPiece& piece, int64_t end, const int64_t* begin, const EventTarget& target) const {
     const char* from = target.source(piece);
     if (!target.to || !piece.count) return;
@@ -74,15 +74,14 @@ void EventPieces::copy(const EventPiece& piece, int64_t end, const int64_t* begi
         std::memcpy(target.to + begin[piece.first] * target.size, from, size_t(piece.count * target.size));
         return;
     }
-    const int32_t* counts = counts_.get();
-    for (int64_t visit = piece.first; visit < end;) {
-        const int64_t at = begin[visit];
-        int64_t copied = 0;
-        // Visits whose events stay together are copied at once.
-        do copied += counts[visit++];
-        while (visit < end && begin[visit] == at + copied);
-        if (copied) std::memcpy(target.to + at * target.size, from, size_t(copied * target.size));
-        from += copied * target.size;
+    // Most visits have few events, if any: calls of the C library would cost more than the copies.
+    const int64_t words = target.size / int64_t(sizeof(int32_t));
+    const int32_t *counts = counts_.get(), *next = reinterpret_cast<const int32_t*>(from);
+    for (int64_t visit = piece.first; visit < end; ++visit) {
+        const int64_t count = counts[visit] * words;
+        int32_t* to = reinterpret_cast<int32_t*>(target.to) + begin[visit] * words;
+        for (int64_t k = 0; k < count; ++k) to[k] = next[k];
+        next += count;
     }
 }
 

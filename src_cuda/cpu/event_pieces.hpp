@@ -47,7 +47,7 @@ struct EventPiece {
 // Where one of the arrays of a list is written; no address: nowhere.
 struct EventTarget {
     const char* (*source)(const EventPiece&);
-    int64_t size;  // bytes per event
+    int64_t size;  // bytes per event, a multiple of four
     char* to;
 
     static EventTarget idx(int64_t address);
