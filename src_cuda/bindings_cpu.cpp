@@ -69,7 +69,7 @@ void bind_convolution(py::module_& m) {
     gradients.def(py::init<>());
 #define FIELD(name) gradients.def_readwrite(#name, &ConvolutionGradients::name)
     FIELD(g), FIELD(g_stride_t), FIELD(g_stride_b), FIELD(low_ptr), FIELD(low_idx), FIELD(d_low);
-    FIELD(d_weight_t), FIELD(d_bias), FIELD(d_plane);
+    FIELD(d_weight_t), FIELD(d_bias), FIELD(kernel), FIELD(d_input);
 #undef FIELD
     const py::call_guard<py::gil_scoped_release> released;
     m.def("convolution", [](const py::kwargs& fields) { return from_keywords<Convolution>(fields); });

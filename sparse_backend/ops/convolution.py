@@ -137,7 +137,7 @@ class _Convolution(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
             return _twice_differentiable(ctx, gradients[0], wanted)
-        geometry, (steps, batch, _) = ctx.geometry, ctx.shape
+        geometry, (steps, batch, width) = ctx.geometry, ctx.shape
         call = _describe(tuple(lists), ctx.shape, weight, bias, geometry)
         if geometry.pool is not None:
             call.write("winner", winner)
@@ -150,7 +150,7 @@ class _Convolution(torch.autograd.Function):
             g.write("d_weight_t", d_weight_t)
         if wanted[2]:
             g.write("d_bias", d_bias)
-        plane, aptr, aidx = None, lists[3], lists[4]
+        dense, aptr, aidx = None, lists[3], lists[4]
         if wanted[0]:
             if _by_entries(aidx, ctx.shape):
                 d_carrier = weight.new_empty(aidx.numel())
@@ -158,17 +158,15 @@ class _Convolution(torch.autograd.Function):
                 g.read("low_idx", aidx)
                 g.write("d_low", d_carrier)
             else:
-                kernel = (weight.shape[2], weight.shape[3])
-                size = plane_size(
-                    geometry.inputs[1:], kernel, geometry.stride, geometry.padding, geometry.dilation
-                )
-                plane = memory.empty((batch * steps, *size, padded), weight.dtype)
-                g.write("d_plane", plane)
+                channels_last = weight.permute(0, 2, 3, 1)
+                g.read("kernel", functional.pad(channels_last, (0, -weight.shape[1] % 4)).contiguous())
+                dense = memory.empty((batch, steps, width), weight.dtype)
+                g.write("d_input", dense)
         module().convolve_backward(
             module().convolution(**call.fields), module().convolution_gradients(**g.fields)
         )
-        if plane is not None:
-            d_carrier = _dense_input_gradient(plane, weight, ctx.shape, geometry)
+        if dense is not None:
+            d_carrier = dense.transpose(0, 1)
             if aptr is not None:
                 d_carrier = backend.gather(d_carrier, aptr, aidx)
         return (
@@ -185,18 +183,6 @@ def _by_entries(aidx: Tensor | None, shape: tuple[int, int, int]) -> bool:
         return False
     steps, batch, width = shape
     return cost.convolution_gradient_by_entries(aidx.numel() / (steps * batch * width))
-
-
-def _dense_input_gradient(plane: Tensor, weight: Tensor, shape: tuple[int, int, int], g: Geometry) -> Tensor:
-    """dL/dx `[T, B, N]` from dL/d plane `[B * T, height, width, padded channels]`, by torch's convolution."""
-    steps, batch, width = shape
-    rows = plane[..., : weight.shape[0]].permute(0, 3, 1, 2)
-    like = weight.new_empty(()).expand(rows.shape[0], *g.inputs)
-    dense, _, _ = torch.ops.aten.convolution_backward(
-        *(rows, like, weight.detach(), None, g.stride, g.padding, g.dilation, False, (0, 0), 1),
-        (True, False, False),
-    )
-    return dense.reshape(batch, steps, width).transpose(0, 1)
 
 
 def _twice_differentiable(ctx: Any, gradient: Tensor, wanted: tuple[bool, ...]) -> tuple[Tensor | None, ...]:

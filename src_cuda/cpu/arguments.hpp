@@ -207,6 +207,9 @@ struct Kernels {
                    Real* plane, Real* bias);
     void (*convolve_back)(const ConvolutionView<Real>&, int64_t row, const Real* plane, const ConvolutionSums<Real>&,
                           const ConvolutionLow<Real>&);
+    // See convolution_input.hpp.
+    void (*convolution_input)(const ConvolutionView<Real>&, const ConvolutionInput<Real>&, const Real* plane,
+                              Real* columns, Real* rows, Real* out);
 };
 
 struct KernelSet {

@@ -8,6 +8,7 @@
 
 #include "buffer.hpp"
 #include "dispatch.hpp"
+#include "panels.hpp"
 #include "view.hpp"
 
 namespace sparse_backend {
@@ -104,6 +105,39 @@ class Geometry {
     ConvolutionView<Real> view;
 };
 
+// The input gradient at every entry, if it is wanted.
+template <class Real>
+class InputGradientOfConvolution {
+  public:
+    InputGradientOfConvolution(const Convolution& c, const ConvolutionGradients& g, const ConvolutionView<Real>& view)
+        : out_(writable<Real>(g.d_input)) {
+        if (!out_) return;
+        const int64_t by_four = (c.in_channels + 3) / 4 * 4, columns = padded_width(view.taps * by_four);
+        panels_ = Panels<Real>(address<Real>(g.kernel), c.channels, view.taps * by_four, c.threads);
+        for (int64_t k = 0; k < view.tap_begin[view.in_positions]; ++k)
+            column_.push_back(
+                int32_t(view.tap[k].to / view.padded * columns + view.tap[k].kernel / view.padded * by_four));
+        input_ = {panels_.get(), columns, c.in_channels, by_four, column_.data()};
+    }
+    InputGradientOfConvolution(const InputGradientOfConvolution&) = delete;
+
+    // Entries of a thread's scratch memory.
+    int64_t room(const ConvolutionView<Real>& view) const {
+        return out_ ? view.positions * input_.columns + view.in_positions * input_.channels_by_four : 0;
+    }
+    void run(const ConvolutionView<Real>& view, int64_t row, const Real* plane, Real* scratch) const {
+        if (!out_) return;
+        kernels_for<Real>().convolution_input(view, input_, plane, scratch, scratch + view.positions * input_.columns,
+                                              out_ + row * input_.channels * view.in_positions);
+    }
+
+  private:
+    Real* out_;
+    Panels<Real> panels_;
+    std::vector<int32_t> column_;
+    ConvolutionInput<Real> input_ = {};
+};
+
 template <class Real>
 class Planes {
   public:
@@ -161,10 +195,12 @@ void backward(const Convolution& c, const ConvolutionGradients& g) {
     const Strided<const Real> gradient = {address<Real>(g.g), g.g_stride_t, g.g_stride_b};
     const ConvolutionLow<Real> low = {g.d_low ? address<int64_t>(g.low_ptr) : nullptr, address<int32_t>(g.low_idx),
                                       writable<Real>(g.d_low)};
+    const InputGradientOfConvolution<Real> input(c, g, view);
     ParallelErrors errors;
 #pragma omp parallel num_threads(int(std::min(c.threads, slots)))
     errors.guard([&] {
         const Planes<Real> planes(view);
+        const Buffer<Real> columns(input.room(view));
 #pragma omp for schedule(static, 1) nowait
         for (int64_t s = 0; s < slots; ++s) {
             const ConvolutionSums<Real> sums = {g.d_weight_t ? weights.get() + s * size : nullptr,
@@ -174,10 +210,10 @@ void backward(const Convolution& c, const ConvolutionGradients& g) {
             for (int64_t row = rows * s / slots; row < rows * (s + 1) / slots; ++row) {
                 const int64_t b = row / c.steps, t = row % c.steps;
                 const Real* from = gradient.data + t * gradient.stride_t + b * gradient.stride_b;
-                Real* plane =
-                    g.d_plane ? writable<Real>(g.d_plane) + row * view.positions * view.padded : planes.scratch.plane;
+                Real* plane = planes.scratch.plane;
                 kernels_for<Real>().expand(view, from, winners(c, view, row), planes.scratch, plane, sums.bias);
                 kernels_for<Real>().convolve_back(view, row, plane, sums, low);
+                input.run(view, row, plane, columns.get());
             }
         }
     });
@@ -201,6 +237,7 @@ void run_convolution_backward(const Convolution& c, const ConvolutionGradients& 
     check(c);
     require(g.g, "g: must be given");
     require(!g.d_low || g.low_ptr, "d_low: needs low_ptr and low_idx");
+    require(!g.d_input || g.kernel, "d_input: needs kernel");
     if (c.dtype == float64)
         backward<double>(c, g);
     else

@@ -21,7 +21,7 @@ struct ConvolutionGradients {
     int64_t g = 0, g_stride_t = 0, g_stride_b = 0;  // dL/d out, [T, B, channels * positions]
     int64_t low_ptr = 0, low_idx = 0, d_low = 0;    // entries of the input where the gradient is wanted
     int64_t d_weight_t = 0, d_bias = 0;             // as weight_t and bias
-    int64_t d_plane = 0;                            // dL/d plane before pooling, [B * T, positions, padded channels]
+    int64_t kernel = 0, d_input = 0;                // [channels, taps, in_channels by four]; [B * T, inputs]
 };
 
 // out: [T, B, channels * positions], strides in entries.

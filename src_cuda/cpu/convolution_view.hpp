@@ -46,6 +46,15 @@ struct ConvolutionLow {
     Real* out;
 };
 
+// For the gradient at every entry of the input: the kernel as a matrix [channels, columns], packed, whose columns are
+// [taps, channels_by_four]; and for each of the view's taps where in [positions, columns] its product is found.
+template <class Real>
+struct ConvolutionInput {
+    const Real* panels;
+    int64_t columns, channels, channels_by_four;
+    const int32_t* column;
+};
+
 // One thread's planes.
 template <class Real>
 struct ConvolutionScratch {

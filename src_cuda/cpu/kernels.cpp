@@ -1,6 +1,7 @@
 // All kernels of one instruction set. CMake compiles this file once per set, each with its own
 // SPARSE_BACKEND_VARIANT and -march; dispatch.cpp picks one at run time.
 #include "compress_rows.hpp"
+#include "convolution_input.hpp"
 #include "convolution_row.hpp"
 #include "dense_product.hpp"
 #include "dense_scan.hpp"
@@ -24,10 +25,11 @@ void add_rows(Real* target, const Real* source, int64_t n) {
 
 template <class Real>
 constexpr Kernels<Real> kernels_of() {
-    return {
-        forward_scan<Real>,        sparse_reverse<Real>, dense_reverse<Real>, entry_values<Real>, is_supported<Real>,
-        compress_rows<Real, Real>, transpose<Real>,      add_rows<Real>,      pack_panels<Real>,  multiply<Real>,
-        convolve_row<Real>,        expand_row<Real>,     reverse_row<Real>};
+    return {forward_scan<Real>, sparse_reverse<Real>,    dense_reverse<Real>,
+            entry_values<Real>, is_supported<Real>,      compress_rows<Real, Real>,
+            transpose<Real>,    add_rows<Real>,          pack_panels<Real>,
+            multiply<Real>,     convolve_row<Real>,      expand_row<Real>,
+            reverse_row<Real>,  input_gradient_row<Real>};
 }
 
 }  // namespace

@@ -49,6 +49,8 @@ CASES: dict[str, dict[str, Any]] = {
     "all of it": {"stride": (2, 1), "padding": (2, 2), "dilation": (1, 2), "pool": (2, 2)},
     "one channel each": {"channels": (1, 1)},
     "many channels": {"channels": (2, 70), "pool": (2, 2)},
+    "many channels below": {"channels": (30, 3)},
+    "nine channels below": {"channels": (9, 17), "padding": (1, 1)},
     "a kernel as large as the input": {"kernel": (7, 9)},
     "a sequence": {"size": (1, 20), "kernel": (1, 4), "pool": (1, 2), "pool_stride": (1, 2)},
 }
