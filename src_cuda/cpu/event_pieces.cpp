@@ -74,13 +74,17 @@ void EventPieces::copy(const EventPiece& piece, int64_t end, const int64_t* begi
         std::memcpy(target.to + begin[piece.first] * target.size, from, size_t(piece.count * target.size));
         return;
     }
-    // Most visits have few events, if any: calls of the C library would cost more than the copies.
+    // Many visits have few events, if any: for them a call of the C library costs more than the copy.
+    constexpr int64_t few = 4;
     const int64_t words = target.size / int64_t(sizeof(int32_t));
     const int32_t *counts = counts_.get(), *next = reinterpret_cast<const int32_t*>(from);
     for (int64_t visit = piece.first; visit < end; ++visit) {
         const int64_t count = counts[visit] * words;
         int32_t* to = reinterpret_cast<int32_t*>(target.to) + begin[visit] * words;
-        for (int64_t k = 0; k < count; ++k) to[k] = next[k];
+        if (count > few)
+            std::memcpy(to, next, size_t(count) * sizeof(int32_t));
+        else
+            for (int64_t k = 0; k < count; ++k) to[k] = next[k];
         next += count;
     }
 }
