@@ -24,13 +24,14 @@ void recompute(const LayerView<Real>& layer, const GradientView<Real>& grads, co
     ForwardCursor<Real>& cursor = scratch.forward;
     start_state(layer, b, cursor.m, cursor.i);
     if (layer.gradient == Gradient::sampled) start_sampling(layer, b, cursor.sum);
+    const Real* m_prev = cursor.m;
     for (int64_t t = 0; t < layer.steps; ++t) {
-        Real* u = u_rows + t * n;
+        Real *u = u_rows + t * n, *m = layer.post == Post::none ? u : scratch.m + t * n;
         input_row(layer, feed, b, t, t == 0, cursor.current);
         if (needs_current(grads))
-            table.current(layer.coefficients, n, cursor.current, cursor.m, cursor.i, scratch.i_new + t * n);
-        table.step(layer, cursor.current, cursor.m, cursor.i, u, rule.limit, cursor.bits);
-        if (layer.post != Post::none) store_row(scratch.m + t * n, cursor.m, n);
+            table.current(layer.coefficients, n, cursor.current, m_prev, cursor.i, scratch.i_new + t * n);
+        table.trajectory(layer, cursor.current, m_prev, cursor.i, u, m);
+        m_prev = m;
         if (layer.gradient == Gradient::sampled)
             rule.apply(rule, n, u, layer.coefficients.threshold, cursor.sum, scratch.sigma + t * n);
     }

@@ -72,6 +72,32 @@ void step_row(const LayerView<Real>& layer, const Real* SB_RESTRICT current, Rea
         step_words<N, false>(layer.coefficients, layer.padded, current, m, i, u, limit, bits);
 }
 
+// The step again where its bits are known: u and m are rows of a trajectory, of which m_prev is the one before. Without
+// a reset at the end of a step m is u.
+template <class N, bool uniform, class Real>
+SB_INLINE void trajectory_pass(const CoefficientRows<Real>& rows, int64_t n, const Real* SB_RESTRICT current,
+                               const Real* SB_RESTRICT m_prev, Real* SB_RESTRICT i, Real* SB_RESTRICT u,
+                               Real* SB_RESTRICT m) {
+    typedef Wide<Real> W;
+    const Coefficients<W> shared = shared_wide(rows);
+    for (int64_t j = 0; j < n; j += W::count) {
+        const Coefficients<W> c = uniform ? shared : wide_at(rows, j);
+        const W i_prev = N::two_poles ? W::load(i + j) : W(Real(0));
+        const Step<W> step = N::forward(c, W::load(m_prev + j), i_prev, W::load(current + j));
+        step.u.store(u + j);
+        if (N::post_reset != Post::none) step.m.store(m + j);
+        if (N::two_poles) step.i.store(i + j);
+    }
+}
+
+template <class N, class Real>
+void trajectory_row(const LayerView<Real>& layer, const Real* current, const Real* m_prev, Real* i, Real* u, Real* m) {
+    if (layer.uniform)
+        trajectory_pass<N, true>(layer.coefficients, layer.padded, current, m_prev, i, u, m);
+    else
+        trajectory_pass<N, false>(layer.coefficients, layer.padded, current, m_prev, i, u, m);
+}
+
 // i' of the step to come, from the state before it (only needed for coefficient gradients).
 template <class N, class Real>
 void current_row(const CoefficientRows<Real>& rows, int64_t n, const Real* SB_RESTRICT current,
@@ -161,6 +187,7 @@ void reverse_row(const LayerView<Real>& layer, const ReverseRows<Real>& in) {
 template <class Real>
 struct StepTable {
     void (*step)(const LayerView<Real>&, const Real*, Real*, Real*, Real*, Real limit, const StepBits&);
+    void (*trajectory)(const LayerView<Real>&, const Real*, const Real*, Real*, Real*, Real*);
     void (*current)(const CoefficientRows<Real>&, int64_t, const Real*, const Real*, const Real*, Real*);
     void (*carrier)(const CoefficientRows<Real>&, Carrier, int64_t, const Real*, const Real*, const Real*, Real*, Real*,
                     Real*);
@@ -173,7 +200,8 @@ struct TableOf {
     StepTable<Real> run() const {
         typedef Neuron<integrator, poles, pre, post> N;
         if constexpr (N::is_supported)
-            return {step_row<N, Real>, current_row<N, Real>, carrier_row<N, Real>, reverse_row<N, Real>};
+            return {step_row<N, Real>, trajectory_row<N, Real>, current_row<N, Real>, carrier_row<N, Real>,
+                    reverse_row<N, Real>};
         else
             return {};
     }
