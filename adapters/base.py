@@ -108,6 +108,11 @@ class NeuronLayer(ABC):
         """Everything else that decides what the module computes, as its forward saw it."""
         return module.__dict__[RUNTIME].fingerprint
 
+    def memory(self, module: nn.Module) -> dict[Any, Any] | None:
+        """Where recording may keep what `neuron` found until the next sequence: nowhere, unless a subclass
+        knows that `fingerprint` and `parameters` decide it."""
+        return None
+
     def output_dtype(self, module: nn.Module, dtype: torch.dtype) -> torch.dtype:
         """dtype of the output for an input current of `dtype`."""
         return dtype

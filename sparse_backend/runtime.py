@@ -87,7 +87,8 @@ class LayerRuntime:
     sampling: the level of the sampling, None before the first batch with a gradient.  calls: draws made so
     far. fingerprint, held: the options as the module's forward last saw them, and what keeps their ids alive;
         reason: why they run upstream's code, None if they don't.  previous: where the state before the last
-        step may be found.
+        step may be found.  kept: what recording found when the layer last began a sequence; kept_for: the
+        numbers in its surrogate then.
     """
 
     name: str
@@ -102,10 +103,13 @@ class LayerRuntime:
     fingerprint: tuple[Any, ...] = ()
     held: Any = None
     previous: Any = None
+    kept: dict[Any, Any] = field(default_factory=dict)
+    kept_for: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         # What refers to the module's own objects is read again at the next call.
-        return {**self.__dict__, "fingerprint": (), "held": None, "previous": None}
+        cleared = {"fingerprint": (), "held": None, "previous": None, "kept": {}, "kept_for": None}
+        return {**self.__dict__, **cleared}
 
     def configure(self, name: str, index: int, options: Options) -> None:
         """Take new options; a change of them starts the sampling anew, the same ones leave it as it is."""
@@ -176,8 +180,8 @@ class LayerRuntime:
 
     def snapshot(self) -> dict[str, Any]:
         """A copy of everything that a run changes, for `rewind`."""
-        kept = {"fingerprint", "held", "previous"}
-        return copy.deepcopy({name: value for name, value in self.__dict__.items() if name not in kept})
+        own = {"fingerprint", "held", "previous", "kept", "kept_for"}
+        return copy.deepcopy({name: value for name, value in self.__dict__.items() if name not in own})
 
     def rewind(self, snapshot: dict[str, Any]) -> None:
         """Go back to a `snapshot`."""

@@ -27,7 +27,7 @@ from sparse_backend.recording import (
 from sparse_backend.runtime import RUNTIME, LayerRuntime
 from sparse_backend.torch_private import modes_matter
 
-from .surrogates import recognise
+from .surrogates import numbers_of, recognise
 
 __all__ = ["AcceleratedNeuron", "SnnLayer", "called_natively", "examine_options", "pre_reset", "tensor_of"]
 
@@ -99,6 +99,17 @@ class SnnLayer(NeuronLayer):
         *("state_quant", "inhibition", "surrogate_disable"),
     )
     absent: tuple[str, ...] = ("reset",)
+
+    def memory(self, module: nn.Module) -> dict[Any, Any] | None:
+        """The runtime's, as long as the numbers in the surrogate's closure are the same."""
+        runtime: LayerRuntime = module.__dict__[RUNTIME]
+        numbers = numbers_of(module.spike_grad)
+        if numbers is None:
+            return None
+        if runtime.kept_for != numbers:
+            runtime.kept_for = numbers
+            runtime.kept.clear()
+        return runtime.kept
 
     def output_dtype(self, module: nn.Module, dtype: torch.dtype) -> torch.dtype:
         """Upstream's surrogates return float32 whatever comes in; one of ours keeps the dtype."""

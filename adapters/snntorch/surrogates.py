@@ -11,7 +11,7 @@ from snntorch import surrogate as upstream
 
 from sparse_backend.neurons import Surrogate, surrogates
 
-__all__ = ["recognise"]
+__all__ = ["numbers_of", "recognise"]
 
 # factory name -> (names of the numbers its closure holds, in the order ours takes them; ours)
 _FACTORIES: dict[str, tuple[tuple[str, ...], Callable[..., Surrogate]]] = {
@@ -45,6 +45,14 @@ def recognise(spike_grad: object) -> Surrogate | str:
     except (KeyError, ValueError, TypeError):
         return f"surrogate snntorch.surrogate.{factory} does not hold plain numbers {', '.join(names)}"
     return build(*numbers)
+
+
+def numbers_of(spike_grad: Any) -> tuple[float, ...] | None:
+    """What `recognise` reads from a surrogate and could change; None where it is more than plain numbers."""
+    if isinstance(spike_grad, Surrogate):
+        return ()
+    held = tuple(cell.cell_contents for cell in getattr(spike_grad, "__closure__", None) or ())
+    return held if all(type(value) in (int, float) for value in held) else None
 
 
 def _closure(function: FunctionType) -> dict[str, Any]:

@@ -16,11 +16,15 @@ from .layer import Layer
 from .materialise import resolve
 from .neuron_stream import NeuronStream, NeuronUse
 from .place import Place, metadata, open_segment, place_for, restart
-from .segment import current, locate
+from .segment import Segment, current, locate
 from .stream import FeedStream, Source, Stream
 from .watch import Watch, watch_neuron
 
 __all__ = ["record_new_feed", "record_new_sequence", "record_new_step"]
+
+
+_MOST_KEPT = 4
+"""Uses of a neuron that are kept for the next sequence: training and evaluation, and their last batches."""
 
 
 def _paused() -> bool:
@@ -205,38 +209,78 @@ def _new_neuron(
             return None
         if value.is_inference() and not segment.inference:
             return None
+    use = _use_of(module, layer, segment, shape, dtype, device, whole)
+    if use is None or (state is not None and len(state) != use.spec.poles):
+        return None
+    source, source_grad = _source(place)
+    own_grad = segment.grad and (
+        source_grad or any(captured.tensor.requires_grad for captured in use.coefficients)
+    )
+    requires_grad = own_grad or (segment.grad and any(value.requires_grad for value in state or ()))
+    initial = None if state is None else tuple(map(Capture, state))
+    stream = NeuronStream(segment, source, module, use, initial, requires_grad, own_grad)
+    with segment.lock:
+        segment.add(stream)
+    return stream
+
+
+def _use_of(
+    module: nn.Module,
+    layer: Layer,
+    segment: Segment,
+    shape: torch.Size,
+    dtype: torch.dtype,
+    device: torch.device,
+    whole: bool,
+) -> NeuronUse | None:
+    """The neuron as it is, if possible as the last sequence found it; None if it cannot be recorded.
+
+    shape, dtype, device: of a step's input, under `whole` of the sequence.
+    """
+    kept = layer.memory(module)
+    key = (shape, dtype, device, whole, segment.grad, segment.inference)
+    if kept is not None:
+        known: NeuronUse | None = kept.get(key)
+        if known is not None and known.unchanged(module, layer) and known.lasting:
+            return known
+    use = _read(module, layer, shape, dtype, device, whole)
+    if kept is not None and use is not None and use.lasting:
+        if len(kept) >= _MOST_KEPT:
+            kept.clear()
+        kept[key] = use
+    return use
+
+
+def _read(
+    module: nn.Module,
+    layer: Layer,
+    shape: torch.Size,
+    dtype: torch.dtype,
+    device: torch.device,
+    whole: bool,
+) -> NeuronUse | None:
+    state_shape = shape[1:] if whole else shape
     try:
         neuron = layer.neuron(module, torch.zeros((), dtype=dtype, device=device), state_shape[1:])
     except SparseBackendError:
         return None
     if neuron is None:
         return None
-    coefficients = neuron.coefficients.tensors()
-    poles = neuron.spec.poles
-    if state is not None and len(state) != poles:
-        return None
-    source, source_grad = _source(place)
-    own_grad = segment.grad and (source_grad or any(value.requires_grad for value in coefficients))
-    requires_grad = own_grad or (segment.grad and any(value.requires_grad for value in state or ()))
     parameters = tuple(map(Capture, layer.parameters(module)))
     places = {captured.address for captured in parameters}
-    use = NeuronUse(
-        module=module,
+    poles = neuron.spec.poles
+    return NeuronUse(
         layer=layer,
         spec=neuron.spec,
-        # What is not the module's own was computed for this stream alone.
-        coefficients=tuple(Capture(value, shared=address(value) in places) for value in coefficients),
+        # What is not the module's own was computed for this purpose alone.
+        coefficients=tuple(
+            Capture(value, shared=address(value) in places) for value in neuron.coefficients.tensors()
+        ),
         fingerprint=layer.fingerprint(module),
         parameters=parameters,
         shapes=(shape, *[state_shape] * poles),
         dtypes=(layer.output_dtype(module, dtype), *[dtype] * poles),
         device=device,
-        requires_grad=requires_grad,
-        own_grad=own_grad,
         whole=whole,
         watch=_watch(module, layer, parameters),
     )
-    stream = NeuronStream(segment, source, use, None if state is None else tuple(map(Capture, state)))
-    with segment.lock:
-        segment.add(stream)
-    return stream

@@ -181,13 +181,13 @@ def _run_layer(
         out = run_layer(
             *(source, feed, neuron, initial),
             steps=steps,
-            rule=layer.rule(stream.use.module, neuron, stream.requires_grad),
+            rule=layer.rule(stream.module, neuron, stream.requires_grad),
             cuts=cuts_tensor(stream, steps),
             want_spikes=stream.want_dense and not is_membrane,
             want_membrane=is_membrane or membrane_held or feeds_membrane,
             spike_dtype=stream.dtypes[0],
         )
-        if not layer.observe(stream.use.module, out):
+        if not layer.observe(stream.module, out):
             return out
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,10 @@ class Layer(Protocol):
 
     def parameters(self, module: nn.Module) -> tuple[Tensor, ...]:
         """At every step: the tensors that `neuron` read."""
+
+    def memory(self, module: nn.Module) -> dict[Any, Any] | None:
+        """Where the recorder may keep what `neuron` found, for as long as `fingerprint` and `parameters` are
+        the same; it must live with the module and not be copied with it. None where more decides."""
 
     def rule(self, module: nn.Module, neuron: Neuron, grad_enabled: bool) -> GradientRule:
         """How to use the surrogate, when a stream is executed."""

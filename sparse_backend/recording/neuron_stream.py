@@ -24,14 +24,12 @@ __all__ = ["NeuronStream", "NeuronUse"]
 
 @dataclass
 class NeuronUse:
-    """A neuron module as it was when its stream began.
+    """A neuron module as it was when its stream began; kept for the next one by a layer that has a `memory`.
 
-    shapes, dtypes: of a step's output and states.  requires_grad: of the outputs; own_grad: of the outputs,
-    whatever the incoming state does.  whole: a step is a whole sequence `[T, B, ...]`.
+    shapes, dtypes: of a step's output and states.  whole: a step is a whole sequence `[T, B, ...]`.
     watch: see Stream.
     """
 
-    module: nn.Module
     layer: Layer
     spec: NeuronSpec
     coefficients: tuple[Capture, ...]
@@ -40,10 +38,15 @@ class NeuronUse:
     shapes: tuple[torch.Size, ...]
     dtypes: tuple[torch.dtype, ...]
     device: torch.device
-    requires_grad: bool
-    own_grad: bool
     whole: bool
     watch: Watch | None
+
+    @property
+    def lasting(self) -> bool:
+        """Whether it is good for as long as `unchanged` says so, and nothing was computed with a gradient."""
+        return all(captured.moves_when_written for captured in self.parameters) and not any(
+            captured.tensor.requires_grad for captured in (*self.parameters, *self.coefficients)
+        )
 
     def unchanged(self, module: nn.Module, layer: Layer) -> bool:
         """Whether the module is still as it was."""
@@ -69,18 +72,26 @@ class NeuronUse:
 class NeuronStream(Stream):
     """A neuron: slot 0 is its output, the others its states (m, then i).
 
-    initial: the states that enter the first step, None for zeros.  cuts: the steps whose incoming state is
-    detached.  want_dense: the output will be read.
+    initial: the states that enter the first step, None for zeros.  own_grad: whether the outputs require a
+    gradient, whatever the incoming state does.  cuts: the steps whose incoming state is detached.
+    want_dense: the output will be read.
     """
 
-    __slots__ = ("cuts", "initial", "use", "want_dense")
+    __slots__ = ("cuts", "initial", "module", "own_grad", "use", "want_dense")
 
     def __init__(
-        self, segment: Segment, source: Source, use: NeuronUse, initial: tuple[Capture, ...] | None
+        self,
+        segment: Segment,
+        source: Source,
+        module: nn.Module,
+        use: NeuronUse,
+        initial: tuple[Capture, ...] | None,
+        requires_grad: bool,
+        own_grad: bool,
     ) -> None:
-        super().__init__(segment, source, use.shapes, use.dtypes, use.device, use.requires_grad, use.whole)
-        self.use = use
-        self.initial = initial
+        super().__init__(segment, source, use.shapes, use.dtypes, use.device, requires_grad, use.whole)
+        self.module, self.use = module, use
+        self.initial, self.own_grad = initial, own_grad
         self.cuts: list[int] = []
         self.want_dense = False
         self.watch = use.watch
@@ -88,7 +99,7 @@ class NeuronStream(Stream):
     def key(self) -> object:
         if self.whole:
             return ("whole", id(self))
-        identity = id(self.use.module)
+        identity = id(self.module)
         return identity if isinstance(self.source, Inputs) else source_key(identity, *self.source[1:])
 
     def follows(self, state: tuple[Tensor, ...] | None) -> bool:
@@ -107,7 +118,7 @@ class NeuronStream(Stream):
             ):
                 return False
             cut = value._cut
-        return not cut or self.use.own_grad or not self.requires_grad
+        return not cut or self.own_grad or not self.requires_grad
 
     def advance_neuron(self, cut: bool) -> tuple[Deferred, tuple[Deferred, ...]]:
         """Record one more step; the caller has checked everything and appended the captured input."""
@@ -133,7 +144,9 @@ class NeuronStream(Stream):
     def _sibling(self, segment: Segment, source: Source) -> Stream:
         # Its incoming state is this stream's final state, set by `continue_from` once that is known; where no
         # step is left here, it is this stream's own incoming state.
-        return NeuronStream(segment, source, self.use, self.initial)
+        return NeuronStream(
+            *(segment, source, self.module, self.use, self.initial, self.requires_grad, self.own_grad)
+        )
 
     def continue_from(self, old: Stream) -> None:
         assert old.result is not None
@@ -160,7 +173,7 @@ class NeuronStream(Stream):
 
     def release(self) -> None:
         super().release()
-        self.use = self.initial = None  # type: ignore[assignment]
+        self.module = self.use = self.initial = None  # type: ignore[assignment]
 
 
 def cuts_tensor(stream: NeuronStream, steps: int) -> Tensor | None:

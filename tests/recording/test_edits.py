@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import snntorch as snn
 import torch
 from torch import Tensor, nn
+
+from sparse_backend import recording
+from sparse_backend.runtime import RUNTIME
 
 from .conftest import BATCH, HIDDEN, OUTPUTS, STEPS, Net, Twins, record, start, step
 
@@ -202,3 +208,98 @@ def test_the_membrane_attribute_follows_every_call(net: Twins, x: Tensor) -> Non
         return [*seen, model.lif2.mem, mem2]
 
     net.check(loop, x)
+
+
+class _Between:
+    """What happens to a neuron between two sequences; the second one must see it."""
+
+    @staticmethod
+    def nothing(lif: Any) -> None:
+        pass
+
+    @staticmethod
+    def data_written(lif: Any) -> None:
+        lif.beta.data.fill_(0.5)
+
+    @staticmethod
+    def written_by_numpy(lif: Any) -> None:
+        lif.threshold.numpy()[...] = 0.15
+
+    @staticmethod
+    def through_the_storage(lif: Any) -> None:
+        lif.beta.untyped_storage().copy_(torch.tensor(0.4).untyped_storage())
+
+    @staticmethod
+    def replaced(lif: Any) -> None:
+        lif.beta = torch.tensor(0.3)
+
+    @staticmethod
+    def loaded(lif: Any) -> None:
+        lif.load_state_dict({name: value * 0.9 for name, value in lif.state_dict().items()})
+
+    @staticmethod
+    def learned_from_now_on(lif: Any) -> None:
+        lif.beta.requires_grad_()
+
+    @staticmethod
+    def other_slope(lif: Any) -> None:
+        lif.spike_grad = snn.surrogate.fast_sigmoid(7.0)
+
+    @staticmethod
+    def slope_in_the_closure(lif: Any) -> None:
+        lif.spike_grad.__closure__[0].cell_contents = 5.0
+
+    @staticmethod
+    def other_reset(lif: Any) -> None:
+        lif.reset_mechanism_val.fill_(1)
+        lif.reset_delay = False
+
+    @staticmethod
+    def shared(lif: Any) -> None:
+        lif.share_memory()
+        lif.beta.fill_(0.7)
+
+    @staticmethod
+    def one_per_neuron(lif: Any) -> None:
+        lif.beta = torch.linspace(0.5, 0.9, OUTPUTS)
+
+
+@pytest.mark.parametrize("happens", [name for name in vars(_Between) if not name.startswith("_")])
+def test_a_neuron_between_two_sequences(x: Tensor, happens: str) -> None:
+    grads = []
+
+    def loop(model: Net, x: Tensor) -> list[Tensor]:
+        for _ in range(2):
+            torch.stack(record(model, x).spk2).sum().backward()
+            model.zero_grad()
+            getattr(_Between, happens)(model.lif2)
+        kept = record(model, x)
+        out = [torch.stack(kept.spk2), torch.stack(kept.mem2)]
+        if happens == "learned_from_now_on":
+            grads.append(torch.autograd.grad(out[1].sum(), model.lif2.beta, retain_graph=True)[0])
+        return out
+
+    def net() -> Net:
+        return Net(spike_grad=snn.surrogate.fast_sigmoid(25.0))
+
+    Twins(net()).check(loop, x)
+    if grads:
+        torch.testing.assert_close(*grads)
+
+
+@torch.no_grad()
+def test_what_is_kept_of_a_neuron_stays_with_it(net: Twins, x: Tensor) -> None:
+    record(net.fast, x)
+    recording.flush()
+    runtime = net.fast.lif2.__dict__[RUNTIME]
+    (kept,) = runtime.kept.values()
+    twin = copy.deepcopy(net.fast)
+    assert not twin.lif2.__dict__[RUNTIME].kept
+    assert not net.fast.lif1.__dict__[RUNTIME].kept  # its parameters are learned
+    record(net.fast, x)
+    recording.flush()
+    assert list(runtime.kept.values()) == [kept]
+    for batch in range(1, 8):
+        record(net.fast, x[:, :1].expand(-1, batch, -1))
+        recording.flush()
+    assert len(runtime.kept) <= 4
