@@ -21,7 +21,7 @@ namespace {
 void bind_gradients(py::module_& m) {
     py::class_<Gradients> type(m, "Gradients", "What reaches a layer's outputs, and where its gradients go.");
     type.def(py::init<>());
-#define FIELD(name) type.def_readwrite(#name, &Gradients::name)
+#define FIELD(name) field<&Gradients::name>(type, #name)
     FIELD(active_ptr), FIELD(active_idx), FIELD(active_u), FIELD(active_carriers);
     FIELD(spike_ptr), FIELD(spike_idx), FIELD(reset_ptr), FIELD(reset_idx);
     FIELD(g_active), FIELD(g_spikes), FIELD(g_spikes_stride_t), FIELD(g_spikes_stride_b);

@@ -47,8 +47,14 @@ class Call:
 
     def read(self, name: str, value: Tensor | None, dtype: torch.dtype | None = None) -> None:
         """Pass a contiguous copy-free view of value, of the given dtype."""
+        # Forty times per layer and training step, hence without calls of our own.
         if value is not None and value.numel():
-            self.fields[name] = read_pointer(self._keep(_dense(value, dtype)))
+            if dtype is not None and value.dtype is not dtype:
+                value = value.to(dtype)
+            if not value.is_contiguous():
+                value = value.contiguous()
+            self._alive.append(value)
+            self.fields[name] = read_pointer(value)
 
     def read_strided(self, name: str, value: Tensor | None, dtype: torch.dtype) -> None:
         """Pass a `[T, B, N]` tensor by its address and its time and batch strides."""
@@ -78,12 +84,6 @@ class Call:
     def _keep(self, value: Tensor) -> Tensor:
         self._alive.append(value)
         return value
-
-
-def _dense(value: Tensor, dtype: torch.dtype | None) -> Tensor:
-    if dtype is not None and value.dtype is not dtype:
-        value = value.to(dtype)
-    return value if value.is_contiguous() else value.contiguous()
 
 
 def density(layer: Layer) -> float:

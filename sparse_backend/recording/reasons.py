@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import linecache
 import os
 import sys
@@ -48,9 +49,10 @@ def user_line() -> str:
 
 
 def _is_library(frame: FrameType) -> bool:
-    package = frame.f_globals.get("__name__", "").partition(".")[0]
-    return (
-        package in _LIBRARIES
-        or package == __name__.partition(".")[0]
-        or frame.f_code.co_filename.startswith(_OURS)
-    )
+    return _belongs_to_one(frame.f_globals.get("__name__", ""), frame.f_code.co_filename)
+
+
+@functools.lru_cache(maxsize=1024)
+def _belongs_to_one(module: str, path: str) -> bool:
+    package = module.partition(".")[0]
+    return package in _LIBRARIES or package == __name__.partition(".")[0] or path.startswith(_OURS)

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include <string>
+#include <type_traits>
 
 #include "layer.hpp"
 
@@ -11,11 +12,47 @@ namespace sparse_backend {
 
 namespace py = pybind11;
 
+// Setters of T's fields, by name: as attributes, setting some fifty of them takes longer than a small layer's kernel.
+template <class T>
+PyObject* setters() {
+    static PyObject* const table = PyDict_New();
+    return table;
+}
+
+template <auto member, class T>
+void set_field(T& object, PyObject* value) {
+    auto& field = object.*member;
+    using Value = std::remove_reference_t<decltype(field)>;
+    if constexpr (std::is_same_v<Value, bool>)
+        field = PyObject_IsTrue(value) == 1;
+    else if constexpr (std::is_floating_point_v<Value>)
+        field = PyFloat_AsDouble(value);
+    else
+        field = static_cast<Value>(PyLong_AsLongLong(value));
+}
+
+// An attribute of T, which `from_keywords` sets too.
+template <auto member, class T, class... Bases>
+void field(py::class_<T, Bases...>& type, const char* name) {
+    type.def_readwrite(name, member);
+    void (*const setter)(T&, PyObject*) = &set_field<member, T>;
+    const py::object address = py::reinterpret_steal<py::object>(PyLong_FromVoidPtr(reinterpret_cast<void*>(setter)));
+    if (PyDict_SetItemString(setters<T>(), name, address.ptr()) < 0) throw py::error_already_set();
+}
+
 // Builds an argument object from keywords; an unknown name raises AttributeError.
 template <class T>
 py::object from_keywords(const py::kwargs& fields) {
     py::object object = py::cast(T());
-    for (const auto& field : fields) py::setattr(object, field.first, field.second);
+    T& target = object.cast<T&>();
+    for (const auto& field : fields) {
+        PyObject* known = PyDict_GetItemWithError(setters<T>(), field.first.ptr());
+        if (known)
+            reinterpret_cast<void (*)(T&, PyObject*)>(PyLong_AsVoidPtr(known))(target, field.second.ptr());
+        else
+            py::setattr(object, field.first, field.second);
+        if (PyErr_Occurred()) throw py::error_already_set();
+    }
     return object;
 }
 
@@ -32,7 +69,7 @@ inline py::class_<Layer> bind_layer(py::module_& m) {
     py::class_<Layer> type(m, "Layer", py::module_local(),
                            "Arguments of forward and backward; addresses are integers, 0 is absent.");
     type.def(py::init<>());
-#define FIELD(name) type.def_readwrite(#name, &Layer::name)
+#define FIELD(name) field<&Layer::name>(type, #name)
     FIELD(dtype), FIELD(steps), FIELD(batch), FIELD(width), FIELD(inputs), FIELD(threads);
     FIELD(current), FIELD(current_stride_t), FIELD(current_stride_b);
     FIELD(in_ptr), FIELD(in_idx), FIELD(in_val), FIELD(weight_t), FIELD(bias);
