@@ -108,7 +108,13 @@ class LayerRuntime:
 
     def __getstate__(self) -> dict[str, Any]:
         # What refers to the module's own objects is read again at the next call.
-        cleared = {"fingerprint": (), "held": None, "previous": None, "kept": {}, "kept_for": None}
+        cleared: dict[str, Any] = {
+            "fingerprint": (),
+            "held": None,
+            "previous": None,
+            "kept": {},
+            "kept_for": None,
+        }
         return {**self.__dict__, **cleared}
 
     def configure(self, name: str, index: int, options: Options) -> None:
