@@ -38,10 +38,10 @@ class Capture:
 
     `value()` is the tensor itself while nobody has written to it (so that torch's own check for changes
     between forward and backward applies), and its old content, linked to the same place in the autograd
-    graph, afterwards.
+    graph, afterwards; so it is where the tensor has been frozen or unfrozen since.
     """
 
-    __slots__ = ("_alias", "_version", "address", "tensor")
+    __slots__ = ("_alias", "_version", "address", "requires_grad", "tensor")
 
     def __init__(self, tensor: Tensor, shared: bool = True) -> None:
         """shared: whether anybody else can write to it."""
@@ -49,6 +49,7 @@ class Capture:
         self.tensor = tensor
         self._alias = tensor.clone() if alias is None else alias
         self.address = address(tensor)
+        self.requires_grad = tensor.requires_grad
         # A write to memory shared with the alias moves the tensor; the version counts only without one.
         self._version = -1 if alias is not None or tensor.is_inference() else tensor._version
 
@@ -63,6 +64,7 @@ class Capture:
         return (
             tensor is held
             and address(held) == self.address
+            and held.requires_grad is self.requires_grad
             and (self._version < 0 or held._version == self._version)
         )
 

@@ -21,8 +21,8 @@ class Watch:
     """A module when a stream began: while all of this is the same object, its calls compute the same.
 
     attributes: (name, value, name, value, ...) in the module's `__dict__`.
-    tensors: (holder, name, tensor, address, ...); holder is "_parameters", "_buffers" or None for a tensor
-    that an attribute holds, and a tensor may be None.
+    tensors: (holder, name, tensor, address, requires_grad, ...); holder is "_parameters", "_buffers" or None
+    for a tensor that an attribute holds, and a tensor may be None.
     """
 
     __slots__ = ("attributes", "tensors")
@@ -36,9 +36,9 @@ def watch_feed(weight: Capture, bias: Capture | None) -> Watch | None:
     tensors: list[Any] = []
     for name, captured in (("weight", weight), ("bias", bias)):
         if captured is None:
-            tensors += ("_parameters", name, None, None)
+            tensors += ("_parameters", name, None, None, None)
         elif captured.moves_when_written:
-            tensors += ("_parameters", name, captured.tensor, captured.address)
+            tensors += ("_parameters", name, *_state(captured))
         else:
             return None
     return Watch(_absent(_OVERRIDES), tuple(tensors))
@@ -62,8 +62,12 @@ def watch_neuron(
             if value is captured.tensor
         ]
         for place in places or [(None, None)]:
-            tensors += (*place, captured.tensor, captured.address)
+            tensors += (*place, *_state(captured))
     return Watch((*attributes, *_absent(absent), *_absent(_OVERRIDES)), tuple(tensors))
+
+
+def _state(captured: Capture) -> tuple[Any, ...]:
+    return captured.tensor, captured.address, captured.requires_grad
 
 
 def _absent(names: Iterable[str]) -> tuple[Any, ...]:

@@ -144,14 +144,17 @@ bool unchanged(PyObject* watch, PyObject* attributes) {
         if (found ? found != expected : expected != absent.object) return false;
     }
     PyObject* tensors = watch_tensors.of(watch);
-    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(tensors); index += 4) {
+    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(tensors); index += 5) {
         PyObject *place = PyTuple_GET_ITEM(tensors, index), *tensor = PyTuple_GET_ITEM(tensors, index + 2);
         if (place != Py_None) {
             PyObject* holder = PyDict_GetItemWithError(attributes, place);
             if (!holder || !PyDict_Check(holder)) return false;
             if (PyDict_GetItemWithError(holder, PyTuple_GET_ITEM(tensors, index + 1)) != tensor) return false;
         }
-        if (tensor != Py_None && !has_address(tensor, PyTuple_GET_ITEM(tensors, index + 3))) return false;
+        if (tensor == Py_None) continue;
+        if (!has_address(tensor, PyTuple_GET_ITEM(tensors, index + 3))) return false;
+        const Ref requires_grad(PyObject_GetAttr(tensor, name_requires_grad));
+        if (requires_grad.get() != PyTuple_GET_ITEM(tensors, index + 4)) return false;
     }
     return true;
 }

@@ -181,6 +181,46 @@ def test_a_parameter_changed_between_forward_and_backward_raises_as_in_stock(net
             loss.backward()
 
 
+def test_parameters_frozen_in_the_middle_of_a_loop(net: Twins, x: Tensor) -> None:
+    """Steps taken meanwhile say nothing of them, as in stock."""
+
+    def loop(model: Net, x: Tensor) -> list[Tensor]:
+        frozen = model.fc1.weight, model.fc2.bias, model.lif1.beta, model.lif1.threshold
+        mem1, mem2 = start(model)
+        out = []
+        for t in range(STEPS):
+            if t in (4, 7):
+                for parameter in frozen:
+                    parameter.requires_grad_(t == 7)
+            _, mem1, _spk2, mem2 = step(model, x[t], mem1, mem2)
+            out.append(mem2)
+        return out
+
+    net.check(loop, x)
+
+
+@pytest.mark.parametrize("during", [False, True])
+def test_parameters_frozen_during_the_loop_alone(net: Twins, x: Tensor, during: bool) -> None:
+    """What counts is what they were at their steps, not when the recording is executed."""
+
+    def loop(model: Net, x: Tensor) -> Tensor:
+        x = x.clone().requires_grad_()
+        model.requires_grad_(not during)
+        mem1, mem2 = start(model)
+        total: Any = 0
+        for frame in x:
+            _, mem1, _spk2, mem2 = step(model, frame, mem1, mem2)
+            total = total + mem2
+        model.requires_grad_(during)
+        loss = (total**2).sum()
+        loss.backward()
+        model.requires_grad_(True)
+        assert x.grad is not None
+        return x.grad
+
+    net.check(loop, x, backward=False)
+
+
 def test_options_changed_in_the_middle_of_a_loop(net: Twins, x: Tensor) -> None:
     def loop(model: Net, x: Tensor) -> Tensor:
         mem1, mem2 = start(model)
