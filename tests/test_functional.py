@@ -247,6 +247,38 @@ def test_spikes_in_other_forms(kind: str, gradient: str) -> None:
     assert_same(ours, dense, [weight, bias])
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8])
+def test_repeated_entries_of_sparse_bytes_are_added_up_in_their_dtype(dtype: torch.dtype) -> None:
+    values = torch.tensor([200, 100, 1]).to(dtype)
+    x = torch.sparse_coo_tensor(torch.tensor([[0, 0, 1], [0, 0, 1], [2, 2, 0]]), values, (2, 2, 3))
+    weight = torch.randn(N, 3, dtype=DOUBLE, requires_grad=True)
+    ours, dense = (functional.leaky(v, weight, beta=0.8) for v in (x, x.to_dense()))
+    assert_same(ours, dense, [weight])
+
+
+@pytest.mark.parametrize("gradient", ["exact", "window"])
+def test_lazily_negated_tensors(gradient: str) -> None:
+    """As the imaginary part of a conjugate is; torch's own copies of it, if there are any, are not."""
+    options = GradientOptions(gradient, backward_threshold=0.5 if gradient == "window" else None)  # type: ignore[arg-type]
+    x, weight, bias = (value.detach() for value in data(scale=2.0))
+    mem0, g = torch.randn(B, N, dtype=DOUBLE), torch.randn(T, B, N, dtype=DOUBLE)
+
+    def negated(value: Tensor) -> Tensor:
+        return torch._neg_view(value)
+
+    results = []
+    for negate in (negated, torch.neg):
+        leaf = weight.clone().requires_grad_()
+        spk, mem = functional.leaky(
+            negate(x), leaf, negate(bias), beta=0.8, mem0=negate(mem0), gradient=options
+        )
+        torch.autograd.backward((spk, mem), (negate(g), negate(g)))
+        current = functional.leaky(negate(g), beta=0.8, gradient=options)
+        results.append((spk, mem, leaf.grad, *current))
+    for lazy, plain in zip(*results, strict=True):
+        torch.testing.assert_close(lazy, plain)
+
+
 def test_sparse_input_with_a_gradient_and_without_a_weight() -> None:
     x = torch.rand(T, B, N, dtype=DOUBLE, requires_grad=True)
     assert_same(functional.leaky(x.to_sparse(), beta=0.8), functional.leaky(x, beta=0.8), [x])

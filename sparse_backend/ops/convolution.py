@@ -142,7 +142,7 @@ class _Convolution(torch.autograd.Function):
         if geometry.pool is not None:
             call.write("winner", winner)
         g = Call()
-        g.read_strided("g", gradients[0].reshape(steps, batch, -1), weight.dtype)
+        g.read_strided("g", gradients[0].resolve_neg().reshape(steps, batch, -1), weight.dtype)
         channels, padded = weight.shape[0], module().padded_width(weight.shape[0])
         d_weight_t = weight.new_empty((weight[0].numel(), padded))
         d_bias, d_carrier = weight.new_empty(padded), None

@@ -171,7 +171,7 @@ def _layer_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...
     needs = sum(NEEDS[name] for name, place in _POSITION.items() if wanted[place])
     if any(wanted[place] for place in _COEFFICIENT_POSITIONS):
         needs |= NEEDS["coefficients"]
-    given = grads[: len(_OUTPUT_GRADIENTS)]
+    given = tuple(None if g is None else g.resolve_neg() for g in grads[: len(_OUTPUT_GRADIENTS)])
     if modes_matter():
         result = LayerGradients(*layer_backward(*given, *inputs, *saved, needs))
     else:  # what the operator would call
@@ -233,7 +233,7 @@ def _save_positions(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _to_dense_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     # The kernels have no second derivative; indexing in torch has.
-    gather = events.gather if torch.is_grad_enabled() else backend.gather
+    gather, grad = (events.gather if torch.is_grad_enabled() else backend.gather), grad.resolve_neg()
     return (gather(grad, *ctx.saved_tensors) if ctx.packed else grad, *([None] * 8))
 
 
@@ -285,6 +285,8 @@ def run(*args: Any) -> LayerOutputs:
     """`LayerOutputs(*layer(*args))`, the same results and gradients at less cost per call."""
     if modes_matter() or torch.compiler.is_compiling():
         return LayerOutputs(*layer(*args))
+    # Torch negates lazily what complex numbers leave; the kernels read memory.
+    args = tuple(value.resolve_neg() if isinstance(value, Tensor) else value for value in args)
     described = Layer.from_arguments(*args)
     if not torch.is_grad_enabled():
         return backend.forward(described)

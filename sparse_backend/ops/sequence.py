@@ -130,7 +130,11 @@ def run_layer(
     m0 = state[0]
     if isinstance(source, Tensor) and source.is_sparse:
         as_events = feed is not None and source.dim() == 3 and not source.requires_grad
+        if source.dtype is not m0.dtype:
+            source = source.coalesce()  # repeated entries are added up in their own dtype: one and one is one
         source = PackedSpikes.from_sparse(source.to(m0.dtype)) if as_events else source.to_dense()
+    elif isinstance(source, Tensor):
+        source = source.resolve_neg()
     i0 = state[1] if spec.poles == 2 else empty(m0)
     weight, bias = (feed.weight, feed.bias) if feed is not None else (None, None)
     packed: tuple[Tensor | None, ...] = (None,) * 5

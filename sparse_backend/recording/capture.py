@@ -17,7 +17,7 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def recordable(tensor: Tensor, sparse: bool = False) -> bool:
-    """Whether a real tensor can be an input: plain, floating point, not empty, and dense.
+    """Whether a real tensor can be an input: plain, floating point, not empty, not negated lazily, and dense.
 
     sparse: a sparse COO `[B, N]` tensor without a gradient will do, too.
     """
@@ -26,6 +26,7 @@ def recordable(tensor: Tensor, sparse: bool = False) -> bool:
         and (tensor.layout is torch.strided or (sparse and _is_sparse_input(tensor)))
         and tensor.dtype in (torch.float32, torch.float64)
         and tensor.numel() > 0
+        and not tensor.is_neg()
     )
 
 
@@ -116,6 +117,7 @@ class Inputs:
             and tensor.dtype is self.dtype
             and requires_grad == self.requires_grad
             and tensor.device == self.device
+            and not tensor.is_neg()
             and (_is_sparse_input(tensor) if self.sparse else tensor.layout is torch.strided)
         )
 

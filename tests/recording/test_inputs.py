@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from .conftest import BATCH, HIDDEN, INPUTS, STEPS, Net, Twins, record, start, step
+from .conftest import BATCH, HIDDEN, INPUTS, OUTPUTS, STEPS, Net, Twins, record, start, step
 
 
 def given(twins: Twins, model: Net, frame: Tensor) -> Tensor:
@@ -153,6 +153,26 @@ def test_slices_of_a_sequence_that_requires_grad(net: Twins, x: Tensor) -> None:
         return [torch.stack(mem2), last]
 
     net.check(loop, x.clone().requires_grad_())
+
+
+def test_lazily_negated_frames_states_and_gradients(net: Twins, x: Tensor) -> None:
+    """Torch negates the imaginary part of a conjugate when it is read, and not in memory."""
+
+    def negated(value: Tensor) -> Tensor:
+        return torch.complex(value, value).conj().imag
+
+    def loop(model: Net, x: Tensor) -> Tensor:
+        lazy, mem2 = negated(-x), model.lif2.init_leaky()
+        assert lazy.is_neg()
+        mem1 = negated(torch.full((BATCH, HIDDEN), -0.2))
+        out = []
+        for t in range(STEPS):
+            _, mem1, _spk2, mem2 = step(model, lazy[t] if t > 2 else x[t], mem1, mem2)
+            out.append(mem2)
+        mem = torch.stack(out)
+        return torch.view_as_real(torch.complex(x[..., :OUTPUTS], mem).conj().resolve_conj())
+
+    net.check(loop, x)
 
 
 def test_a_broadcast_input(net: Twins, x: Tensor) -> None:
