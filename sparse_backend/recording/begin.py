@@ -81,6 +81,8 @@ def record_new_feed(module: nn.Linear, input: Tensor) -> Any:
             return NotImplemented
     segment, tensor, stream = place
     with segment.lock:
+        if segment.closed:  # by another thread that read a step
+            return record_new_feed(module, input)
         if stream is None:
             source, requires_grad = _source(place)
             weight_capture = Capture(weight)
@@ -122,9 +124,11 @@ def record_new_step(module: nn.Module, layer: Layer, input: Tensor, state: tuple
     pending = any([_pending(value) for value in state or ()])
     stream = place.stream
     if isinstance(stream, NeuronStream):
-        follows = stream.follows(state)
-        if follows and stream.use.unchanged(module, layer):
+        follows, use = stream.follows(state), stream.use
+        if follows and use is not None and use.unchanged(module, layer):
             with place.segment.lock:
+                if place.segment.closed:  # by another thread that read a step
+                    return record_new_step(module, layer, input, state)
                 if type(place.tensor) is not Deferred:
                     cast(Inputs, stream.source).append(place.tensor)
                 return stream.advance_neuron(cast(Deferred, cast(tuple[Tensor, ...], state)[0])._cut)
@@ -220,6 +224,8 @@ def _new_neuron(
     initial = None if state is None else tuple(map(Capture, state))
     stream = NeuronStream(segment, source, module, use, initial, requires_grad, own_grad)
     with segment.lock:
+        if segment.closed:  # by another thread that read a step
+            return None
         segment.add(stream)
     return stream
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,7 +64,8 @@ def place_for(
         return None
     stream = segment.entries.get(identity)
     if stream is not None and not stream.whole:
-        fits = cast(Inputs, stream.source).fits(tensor, segment.grad and tensor.requires_grad)
+        source = stream.source
+        fits = isinstance(source, Inputs) and source.fits(tensor, segment.grad and tensor.requires_grad)
         if fits and stream.count < segment.limit:
             return Place(segment, tensor, stream)
         execute(

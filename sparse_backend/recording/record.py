@@ -38,18 +38,19 @@ def record_feed(module: nn.Linear, input: Tensor) -> Tensor:
                         segment.release()
         else:
             stream = segment.entries.get(id(module))
+            inputs = None if stream is None else stream.source
             if (
                 type(stream) is FeedStream
                 and stream.count < segment.limit
-                and isinstance(stream.source, Inputs)
-                and stream.source.fits(input, segment.grad and input.requires_grad)
+                and isinstance(inputs, Inputs)
+                and inputs.fits(input, segment.grad and input.requires_grad)
                 and not (stream.whole or must_run_now(module))
                 and stream.unchanged(module)
             ):
                 segment.acquire()
                 try:
                     if not segment.closed:
-                        stream.source.append(input)
+                        inputs.append(input)
                         return stream.advance()
                 finally:
                     segment.release()
@@ -73,7 +74,8 @@ def record_step(
                 and stream.count == input._step
                 and stream.follows(state)
                 and not must_run_now(module)
-                and stream.use.unchanged(module, layer)
+                and (use := stream.use) is not None
+                and use.unchanged(module, layer)
             ):
                 segment.acquire()
                 try:

@@ -185,8 +185,9 @@ class FeedStream(Stream):
 
     def unchanged(self, module: nn.Module) -> bool:
         """Whether the module's parameters are those captured, untouched."""
-        parameters, bias = module._parameters, self.bias
-        if not self.weight.holds(parameters.get("weight")):
+        parameters, bias, weight = module._parameters, self.bias, self.weight
+        # None: another thread has just read a step, and so executed this stream.
+        if weight is None or not weight.holds(parameters.get("weight")):
             return False
         return parameters.get("bias") is None if bias is None else bias.holds(parameters.get("bias"))
 
