@@ -84,6 +84,10 @@ void bind_memory(py::module_& m) {
     py::class_<Block>(m, "Block", py::buffer_protocol(), "Uninitialised bytes from the pool; they go back with it.")
         .def(py::init<size_t>(), py::arg("bytes"))
         .def_buffer([](Block& block) { return py::buffer_info(static_cast<uint8_t*>(block.data()), block.size()); });
+    m.def(
+        "prefer_huge_pages",
+        [](int64_t data, int64_t bytes) { prefer_huge_pages(writable<char>(data), size_t(bytes)); }, py::arg("data"),
+        py::arg("bytes"), "Before memory that was just allocated is written to.");
     m.def("pooled_memory", &pooled_memory, "Bytes kept for later calls.");
     m.def("limit_pooled_memory", &limit_pooled_memory, py::arg("bytes"));
     m.def("drop_pooled_memory", &drop_pooled_memory);

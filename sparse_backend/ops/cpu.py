@@ -51,7 +51,7 @@ def to_dense(
 ) -> Tensor:
     """The events as a dense `[T, B, N]` tensor."""
     steps, batch, width = shape
-    out = torch.empty(shape, dtype=dtype)
+    out = memory.lasting(shape, dtype)
     val = val.to(dtype)
     module().scatter(
         *(read_pointer(ptr), read_pointer(idx), read_pointer(val) if val.numel() else 0, steps, batch, width),
@@ -84,9 +84,9 @@ def forward(layer: Layer) -> LayerOutputs:
     if spec.poles == 2:
         call.write("i_last", _set(out, "i_last", torch.empty_like(like)))
     if layer.want_membrane:
-        call.write_strided("membrane_out", _set(out, "membrane", like.new_empty(layer.shape)))
+        call.write_strided("membrane_out", _set(out, "membrane", memory.lasting(layer.shape, like.dtype)))
     if layer.want_spikes and spec.fires:
-        call.write_strided("spikes", _set(out, "spikes", like.new_empty(layer.shape)))
+        call.write_strided("spikes", _set(out, "spikes", memory.lasting(layer.shape, like.dtype)))
     listed = layer.lists_active
     carriers = layer.carriers if listed and not layer.exact_reset else 0
     count = carriers.bit_count()
@@ -275,7 +275,7 @@ def _request_products(
     low: Tensor | None = None
     if wants["source"] and below == "sampled":
         assert layer.in_aidx is not None
-        low = like.new_empty(layer.in_aidx.numel())
+        low = memory.empty((layer.in_aidx.numel(),), dtype)
         g.read("low_ptr", layer.in_aptr)
         g.read("low_idx", layer.in_aidx)
         g.write("d_low", low)
@@ -330,7 +330,7 @@ def _request_current(g: Call, layer: Layer, wanted: bool, result: LayerGradients
     if layer.constant:
         total = g.write("d_current_sum", like.new_empty(like.shape))
     else:
-        total = g.write_strided("d_current", like.new_empty(layer.shape))
+        total = g.write_strided("d_current", memory.lasting(layer.shape, like.dtype))
 
     def finish() -> None:
         value = total

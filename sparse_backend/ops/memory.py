@@ -1,7 +1,8 @@
-"""Large temporaries from the native module's pool, whose pages are kept between calls.
+"""Large tensors whose pages cost less than torch's: fresh pages cost as much as the arithmetic on `[T, B, N]`.
 
-Fresh pages cost as much as the arithmetic on a `[T, B, N]` temporary. A pooled tensor is an ordinary tensor;
-its memory goes back to the pool when the last tensor that shares it dies.
+Temporaries come from the native module's pool, which keeps its pages between calls. A pooled tensor is an
+ordinary tensor; its memory goes back to the pool when the last tensor that shares it dies. What a user may
+keep or share is torch's own memory, in huge pages where it is large.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from torch import Tensor
 
 from . import backend
 
-__all__ = ["drop", "empty"]
+__all__ = ["drop", "empty", "lasting"]
 
 _POOLED_FROM = 1 << 20
 """Bytes; what is smaller, torch's allocator keeps itself."""
+_HUGE_FROM = 1 << 22
+"""Bytes; a tensor begins anywhere, so that a smaller one may hold no whole huge page."""
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -28,6 +31,15 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype)
     block = native.Block(count * dtype.itemsize)
     return torch.frombuffer(block, dtype=dtype, count=count).view(shape)
+
+
+def lasting(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An uninitialised, contiguous CPU tensor of torch's own memory."""
+    out = torch.empty(shape, dtype=dtype)
+    native = backend.native() if out.nbytes >= _HUGE_FROM else None
+    if native is not None:
+        native.prefer_huge_pages(out.data_ptr(), out.nbytes)
+    return out
 
 
 def drop() -> None:

@@ -119,15 +119,13 @@ def active_entries(spec: NeuronSpec, layer: Layer, u: Tensor) -> Tensor:
         return (value != 0) & (x.abs() < layer.level)
     if layer.gradient == "exact" or layer.level <= 0:
         return value != 0
-    share = value.abs() * value.new_tensor(layer.level).reciprocal()
-    certain = value.abs() >= layer.level
+    share = (value.abs() * value.new_tensor(layer.level).reciprocal()).clamp(max=1)
     accumulated = random.offsets(layer.key, u.shape[1], u.shape[2], u)
     drawn = []
-    for sure, step in zip(certain, share, strict=True):
-        accumulated = accumulated + torch.where(sure, 0, step)
-        hit = accumulated >= 1
-        accumulated = accumulated - hit.to(u.dtype)
-        drawn.append(sure | hit)
+    for step in share:
+        accumulated = accumulated + step
+        drawn.append(accumulated >= 1)
+        accumulated = accumulated - drawn[-1].to(u.dtype)
     return torch.stack(drawn)
 
 

@@ -54,7 +54,7 @@ template <class Real>
 SB_INLINE bool keeps(const SurrogateRule<Real>& rule, Real sigma, Real& sum) {
     if (rule.gradient == Gradient::none) return false;
     if (rule.gradient == Gradient::sampled && rule.level > Real(0))
-        return sampled_value(rule.level, sigma, sum) != Real(0);
+        return advance_draw(rule.level, sigma, sum) >= Real(1);
     return sigma != Real(0);
 }
 

@@ -118,16 +118,15 @@ SB_INLINE Real active_value(Gradient rule, Real level, Real sigma, Real x) {
     return sigma;
 }
 
-// Systematic sampling along time: returns the value of this entry (0: inactive) and advances the sum. The reciprocal of
-// the level is the same for all entries; a division for each would cost as much as the derivative.
+// Systematic sampling along time: advances an entry's sum, in [0, 1), and returns what it came to; from 1 on the entry
+// is drawn. One at the level or above adds 1 and so always is. The reciprocal of the level is the same for all entries;
+// a division for each would cost as much as the derivative.
 template <class Real>
-SB_INLINE Real sampled_value(Real level, Real sigma, Real& sum) {
-    const Real size = absolute(sigma);
-    const bool keep = size >= level;
-    const Real advanced = keep ? sum : sum + size * (Real(1) / level);
-    const bool emit = !keep && advanced >= Real(1);
-    sum = emit ? advanced - Real(1) : advanced;
-    return keep ? sigma : emit ? (sigma < Real(0) ? -level : level) : Real(0);
+SB_INLINE Real advance_draw(Real level, Real sigma, Real& sum) {
+    const Real share = absolute(sigma) * (Real(1) / level);
+    const Real advanced = sum + (share > Real(1) ? Real(1) : share);
+    sum = advanced >= Real(1) ? advanced - Real(1) : advanced;
+    return advanced;
 }
 
 }  // namespace SPARSE_BACKEND_VARIANT

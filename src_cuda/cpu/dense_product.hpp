@@ -49,7 +49,7 @@ void product_tile(const Real* SB_RESTRICT a, int64_t a_stride, int64_t inner, co
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; ++v) {
             Real* to = c + r * c_stride + v * W::count;
-            past_cache ? sum[r][v].store_past_cache(to) : sum[r][v].store(to);
+            past_cache ? sum[r][v].store_past_cache(to) : store(sum[r][v], to);
         }
 }
 

@@ -148,7 +148,7 @@ SB_INLINE uint64_t differs64(const uint8_t* a, uint8_t value) {
 }
 #endif
 
-// The entries that append_bits and append_values write whether or not as many bits are set: mostly few are, and a loop
+// The entries that append_bits and append_entries write whether or not as many bits are set: mostly few are, and a loop
 // that ends after one or two iterations is mispredicted at every other word.
 constexpr int always_appended = 4;
 
@@ -161,15 +161,31 @@ SB_INLINE void for_set_bits(uint64_t bits, int64_t count, const Entry& entry) {
     for (int64_t e = always_appended; e < count; ++e, bits &= bits - 1) entry(e, __builtin_ctzll(bits | last));
 }
 
+#if defined(__AVX512F__)
+SB_INLINE void store_compressed(__mmask16 lanes, const float* row, float* out) {
+    _mm512_storeu_ps(out, _mm512_maskz_compress_ps(lanes, _mm512_loadu_ps(row)));
+}
+
+SB_INLINE void store_compressed(__mmask16 lanes, const double* row, double* out) {
+    _mm512_storeu_pd(out, _mm512_maskz_compress_pd(__mmask8(lanes), _mm512_loadu_pd(row)));
+    out += __builtin_popcount(__mmask8(lanes));
+    _mm512_storeu_pd(out, _mm512_maskz_compress_pd(__mmask8(lanes >> 8), _mm512_loadu_pd(row + 8)));
+}
+
+// base + k for every set bit k of 16.
+SB_INLINE void store_positions(__mmask16 lanes, int32_t base, int32_t* out) {
+    const __m512i first = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(lanes, _mm512_add_epi32(first, _mm512_set1_epi32(base))));
+}
+#endif
+
 // Appends base + k for every set bit k, ascending, and returns their number. May write up to 16 entries past the end.
 SB_INLINE int64_t append_bits(uint64_t bits, int32_t base, int32_t* out) {
-    int64_t count = __builtin_popcountll(bits);
+    const int64_t count = __builtin_popcountll(bits);
 #if defined(__AVX512F__)
     if (__builtin_expect(count > always_appended, 0)) {
-        const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
         for (int k = 0; k < 64; k += 16) {
-            const __m512i positions = _mm512_add_epi32(lanes, _mm512_set1_epi32(base + k));
-            _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(__mmask16(bits >> k), positions));
+            store_positions(__mmask16(bits >> k), base + k, out);
             out += __builtin_popcount(__mmask16(bits >> k));
         }
         return count;
@@ -179,34 +195,26 @@ SB_INLINE int64_t append_bits(uint64_t bits, int32_t base, int32_t* out) {
     return count;
 }
 
-// Appends row[k] for every set bit k, ascending; as append_bits. Reads no further than row[63].
-SB_INLINE int64_t append_values(uint64_t bits, const float* row, float* out) {
+// As append_bits, with row[k] to values. Reads no further than row[63].
+template <class Real>
+SB_INLINE int64_t append_entries(uint64_t bits, int32_t base, const Real* row, int32_t* out, Real* values) {
     const int64_t count = __builtin_popcountll(bits);
 #if defined(__AVX512F__)
     if (__builtin_expect(count > always_appended, 0)) {
         for (int k = 0; k < 64; k += 16) {
-            _mm512_storeu_ps(out, _mm512_maskz_compress_ps(__mmask16(bits >> k), _mm512_loadu_ps(row + k)));
-            out += __builtin_popcount(__mmask16(bits >> k));
+            const __mmask16 lanes = __mmask16(bits >> k);
+            store_positions(lanes, base + k, out);
+            store_compressed(lanes, row + k, values);
+            out += __builtin_popcount(lanes);
+            values += __builtin_popcount(lanes);
         }
         return count;
     }
 #endif
-    for_set_bits(bits, count, [&](int64_t e, int k) { out[e] = row[k]; });
-    return count;
-}
-
-SB_INLINE int64_t append_values(uint64_t bits, const double* row, double* out) {
-    const int64_t count = __builtin_popcountll(bits);
-#if defined(__AVX512F__)
-    if (__builtin_expect(count > always_appended, 0)) {
-        for (int k = 0; k < 64; k += 8) {
-            _mm512_storeu_pd(out, _mm512_maskz_compress_pd(__mmask8(bits >> k), _mm512_loadu_pd(row + k)));
-            out += __builtin_popcount(__mmask8(bits >> k));
-        }
-        return count;
-    }
-#endif
-    for_set_bits(bits, count, [&](int64_t e, int k) { out[e] = row[k]; });
+    for_set_bits(bits, count, [&](int64_t e, int k) {
+        out[e] = base + k;
+        values[e] = row[k];
+    });
     return count;
 }
 

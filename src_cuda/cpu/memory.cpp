@@ -28,9 +28,7 @@ void* from_system(size_t bytes) {
     const size_t unit = bytes < huge_page ? alignment : huge_page;
     void* data = std::aligned_alloc(unit, (bytes + unit - 1) / unit * unit);
     if (!data) throw std::bad_alloc();
-#if defined(__linux__)
-    if (unit == huge_page) madvise(data, bytes, MADV_HUGEPAGE);  // a wish: refused, the memory is as good
-#endif
+    if (unit == huge_page) prefer_huge_pages(data, bytes);
     return data;
 }
 
@@ -111,6 +109,15 @@ Block::~Block() {
 void Block::swap(Block& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
+}
+
+void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+#if defined(__linux__)
+    constexpr uintptr_t page = 4096;
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(data), first = (begin + page - 1) & ~(page - 1);
+    if (begin + bytes <= first) return;
+    madvise(reinterpret_cast<void*>(first), begin + bytes - first, MADV_HUGEPAGE);  // refused, it is as good
+#endif
 }
 
 size_t pooled_memory() { return pool().total(); }

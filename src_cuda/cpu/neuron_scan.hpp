@@ -72,9 +72,12 @@ void append_active(const LayerView<Real>& layer, const SigmaRule<Real>& rule, Fo
     if (layer.active_includes_spikes) {
         append_marked(layer, cursor);
     } else {
-        Real* out = cursor.active_u + from;
-        for (int64_t k = 0; k < words_of(n); ++k) out += append_values(active[k], cursor.u + 64 * k, out);
-        append(cursor.active_sink, active, n, layer.first, cursor.t * layer.together);
+        int64_t count = from;
+        for (int64_t k = 0; k < words_of(n); ++k)
+            count += append_entries(active[k], int32_t(layer.first + 64 * k), cursor.u + 64 * k,
+                                    cursor.active_sink.idx + count, cursor.active_u + count);
+        cursor.active_sink.row_counts[cursor.t * layer.together] = int32_t(count - from);
+        cursor.active_sink.count = count;
     }
     const int32_t* idx = cursor.active_sink.idx;
     for (int64_t e = from; layer.carrier_count && e < cursor.active_sink.count; ++e)

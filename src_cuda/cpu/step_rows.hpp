@@ -32,9 +32,9 @@ SB_INLINE Coefficients<Wide<Real>> wide_at(const CoefficientRows<Real>& rows, in
             W::load(rows.threshold + j), W::load(rows.reset + j), W::load(rows.graded + j)};
 }
 
-// In place on m and i; u is written. The bits are made while the neurons are at hand: near is |u - threshold| < limit.
-// uniform: coefficients that all neurons share stay in registers.
-template <class N, bool uniform, class Real>
+// In place on m and i; u is written. The bits are made while the neurons are at hand: near is |u - threshold| < limit,
+// or with wants_near false all of them. uniform: coefficients that all neurons share stay in registers.
+template <class N, bool uniform, bool wants_near, bool wants_reset, class Real>
 SB_INLINE void step_words(const CoefficientRows<Real>& rows, int64_t n, const Real* SB_RESTRICT current,
                           Real* SB_RESTRICT m, Real* SB_RESTRICT i, Real* SB_RESTRICT u, Real limit,
                           const StepBits& bits) {
@@ -49,27 +49,39 @@ SB_INLINE void step_words(const CoefficientRows<Real>& rows, int64_t n, const Re
             const Coefficients<W> c = uniform ? shared : wide_at(rows, j);
             const W m_prev = W::load(m + j), i_prev = N::two_poles ? W::load(i + j) : W(Real(0));
             const Step<W> step = N::forward(c, m_prev, i_prev, W::load(current + j));
-            step.u.store(u + j);
-            step.m.store(m + j);
-            if (N::two_poles) step.i.store(i + j);
-            if (N::uses_reset) reset |= uint64_t(greater_bits(m_prev, c.threshold)) << k;
+            store(step.u, u + j);
+            store(step.m, m + j);
+            if (N::two_poles) store(step.i, i + j);
+            if (wants_reset && N::uses_reset) reset |= uint64_t(greater_bits(m_prev, c.threshold)) << k;
             fired |= uint64_t(greater_bits(step.u, c.threshold)) << k;
-            near |= uint64_t(greater_bits(limits, magnitude(step.u - c.threshold))) << k;
+            if (wants_near) near |= uint64_t(greater_bits(limits, magnitude(step.u - c.threshold))) << k;
         }
         const uint64_t valid = from + size == n ? bits.last : ~uint64_t(0);
         bits.fired[from / 64] = fired & valid;
-        bits.near[from / 64] = near & valid;
+        bits.near[from / 64] = wants_near ? near & valid : valid;
         bits.reset[from / 64] = reset & valid;
     }
 }
 
-template <class N, class Real>
-void step_row(const LayerView<Real>& layer, const Real* SB_RESTRICT current, Real* SB_RESTRICT m, Real* SB_RESTRICT i,
-              Real* SB_RESTRICT u, Real limit, const StepBits& bits) {
+template <class N, bool wants_near, bool wants_reset, class Real>
+SB_INLINE void step_kind(const LayerView<Real>& layer, const Real* current, Real* m, Real* i, Real* u, Real limit,
+                         const StepBits& bits) {
     if (layer.uniform)
-        step_words<N, true>(layer.coefficients, layer.padded, current, m, i, u, limit, bits);
+        step_words<N, true, wants_near, wants_reset>(layer.coefficients, layer.padded, current, m, i, u, limit, bits);
     else
-        step_words<N, false>(layer.coefficients, layer.padded, current, m, i, u, limit, bits);
+        step_words<N, false, wants_near, wants_reset>(layer.coefficients, layer.padded, current, m, i, u, limit, bits);
+}
+
+template <class N, class Real>
+void step_row(const LayerView<Real>& layer, const Real* current, Real* m, Real* i, Real* u, Real limit,
+              const StepBits& bits) {
+    const bool near = layer.want_active && limit < Real(__builtin_inf());
+    if (layer.want_resets)
+        step_kind<N, true, true>(layer, current, m, i, u, limit, bits);
+    else if (near)
+        step_kind<N, true, false>(layer, current, m, i, u, limit, bits);
+    else
+        step_kind<N, false, false>(layer, current, m, i, u, limit, bits);
 }
 
 // The step again where its bits are known: u and m are rows of a trajectory, of which m_prev is the one before. Without
@@ -84,9 +96,9 @@ SB_INLINE void trajectory_pass(const CoefficientRows<Real>& rows, int64_t n, con
         const Coefficients<W> c = uniform ? shared : wide_at(rows, j);
         const W i_prev = N::two_poles ? W::load(i + j) : W(Real(0));
         const Step<W> step = N::forward(c, W::load(m_prev + j), i_prev, W::load(current + j));
-        step.u.store(u + j);
-        if (N::post_reset != Post::none) step.m.store(m + j);
-        if (N::two_poles) step.i.store(i + j);
+        store(step.u, u + j);
+        if (N::post_reset != Post::none) store(step.m, m + j);
+        if (N::two_poles) store(step.i, i + j);
     }
 }
 
@@ -161,14 +173,14 @@ SB_INLINE void reverse_pass(const CoefficientRows<Real>& rows, int64_t n, const 
         step.mu_next = W::load(in.mu + j);
         step.carry_next = N::two_poles ? W::load(in.carry + j) : zero;
         const ReverseOutput<W> out = N::reverse(c, step);
-        out.mu.store(in.mu + j);
-        out.lambda.store(in.lambda + j);
-        (W::load(in.bias + j) + out.lambda).store(in.bias + j);
-        if (N::two_poles) out.carry.store(in.carry + j);
+        store(out.mu, in.mu + j);
+        store(out.lambda, in.lambda + j);
+        store(W::load(in.bias + j) + out.lambda, in.bias + j);
+        if (N::two_poles) store(out.carry, in.carry + j);
         if (keeps) {
-            out.l.store(in.l + j);
-            out.spike.store(in.spike + j);
-            if (N::two_poles) out.eta.store(in.eta + j);
+            store(out.l, in.l + j);
+            store(out.spike, in.spike + j);
+            if (N::two_poles) store(out.eta, in.eta + j);
         }
     }
 }

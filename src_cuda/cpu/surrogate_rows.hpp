@@ -24,10 +24,9 @@ struct SigmaRule {
     void (*select)(const SigmaRule&, int64_t n, const Real* u, const Real* threshold, Real* sum, uint64_t* bits);
 };
 
-template <Surrogate kind, Gradient gradient, class Real>
-SB_INLINE Real sigma_at(const SigmaRule<Real>& rule, Real x, Real& sum) {
-    const Real value = absolute(x) < rule.limit ? derivative<kind>(x, rule.constants) : Real(0);
-    return gradient == Gradient::sampled ? sampled_value(rule.level, value, sum) : value;
+template <Surrogate kind, class Real>
+SB_INLINE Real sigma_at(const SigmaRule<Real>& rule, Real x) {
+    return absolute(x) < rule.limit ? derivative<kind>(x, rule.constants) : Real(0);
 }
 
 template <Surrogate kind, Gradient gradient, class Real>
@@ -35,28 +34,45 @@ void sigma_row(const SigmaRule<Real>& shared, int64_t n, const Real* SB_RESTRICT
                Real* SB_RESTRICT sum, Real* SB_RESTRICT sigma) {
     const SigmaRule<Real> rule = shared;
     for (int64_t j = 0; j < n; ++j) {
-        Real next = gradient == Gradient::sampled ? sum[j] : Real(0);
-        sigma[j] = sigma_at<kind, gradient>(rule, u[j] - threshold[j], next);
-        if (gradient == Gradient::sampled) sum[j] = next;
+        const Real x = u[j] - threshold[j], value = sigma_at<kind>(rule, x);
+        if (gradient != Gradient::sampled) {
+            sigma[j] = value;
+            continue;
+        }
+        Real next = sum[j];
+        const bool drawn = advance_draw(rule.level, value, next) >= Real(1);
+        sum[j] = next;
+        sigma[j] = drawn ? active_value(gradient, rule.level, value, x) : Real(0);
     }
 }
 
-template <Surrogate kind, Gradient gradient, class Real>
+// bounded: whether the near entries are not all there are.
+template <Surrogate kind, Gradient gradient, bool bounded, class Real>
 void select_row(const SigmaRule<Real>& shared, int64_t n, const Real* SB_RESTRICT u, const Real* SB_RESTRICT threshold,
                 Real* SB_RESTRICT sum, uint64_t* SB_RESTRICT bits) {
     const SigmaRule<Real> rule = shared;
-    for (int64_t base = 0; base < n; base += 16) {
-        uint64_t& word = bits[base / 64];
-        const uint64_t part = uint64_t(0xFFFF) << (base % 64);
+    Real below_one[16];  // the number before it: beyond lies what is drawn
+    for (Real& bound : below_one) bound = Real(1) - (sizeof(Real) == 4 ? Real(0x1p-24) : Real(0x1p-53));
+    for (int64_t from = 0; from < n; from += 64) {
         // Far from the threshold sigma' is 0, which leaves the sampling sums as they are.
-        if (!(word & part)) continue;
-        Real sigma[16];
-        for (int64_t k = 0; k < 16; ++k) {
-            Real next = gradient == Gradient::sampled ? sum[base + k] : Real(0);
-            sigma[k] = sigma_at<kind, gradient>(rule, u[base + k] - threshold[base + k], next);
-            if (gradient == Gradient::sampled) sum[base + k] = next;
+        if (bounded && !bits[from / 64]) continue;
+        const int64_t size = n - from < 64 ? n - from : 64;
+        uint64_t kept = 0;
+        for (int64_t first = 0; first < size; first += 16) {
+            Real result[16];  // sigma', or what the draw came to
+            for (int64_t k = 0; k < 16; ++k) {
+                const int64_t j = from + first + k;
+                const Real x = u[j] - threshold[j];
+                result[k] = bounded ? sigma_at<kind>(rule, x) : derivative<kind>(x, rule.constants);
+                if (gradient != Gradient::sampled) continue;
+                Real next = sum[j];
+                result[k] = advance_draw(rule.level, result[k], next);
+                sum[j] = next;
+            }
+            const uint32_t part = gradient == Gradient::sampled ? greater16(result, below_one) : nonzero16(result);
+            kept |= uint64_t(part) << first;
         }
-        word &= ~part | uint64_t(nonzero16(sigma)) << (base % 64);
+        bits[from / 64] &= kept;
     }
 }
 
@@ -69,7 +85,8 @@ constexpr bool falls_off(Surrogate kind) {
 template <Surrogate kind, Gradient gradient, class Real>
 void set_functions(SigmaRule<Real>& rule) {
     rule.apply = sigma_row<kind, gradient, Real>;
-    rule.select = select_row<kind, gradient, Real>;
+    const bool bounded = rule.limit < Real(__builtin_inf());
+    rule.select = bounded ? select_row<kind, gradient, true, Real> : select_row<kind, gradient, false, Real>;
 }
 
 template <Surrogate kind, class Real>

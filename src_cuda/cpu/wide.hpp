@@ -24,7 +24,8 @@ struct Wide {
     SB_INLINE explicit Wide(Vector value) : v(value) {}
     SB_INLINE explicit Wide(Real value) : v(value - Vector{}) {}
     SB_INLINE static Wide load(const Real* from) { return Wide(*(const Vector*)from); }
-    SB_INLINE void store(Real* to) const { *(Vector*)to = v; }
+    // By value: called on a member of a struct, gcc keeps the struct in memory.
+    SB_INLINE friend void store(Wide value, Real* to) { *(Vector*)to = value.v; }
     SB_INLINE void store_past_cache(Real* to) const;  // to is aligned to vectors
 
     SB_INLINE friend Wide operator+(Wide a, Wide b) { return Wide(a.v + b.v); }
@@ -95,7 +96,7 @@ SB_INLINE void Wide<Real>::store_past_cache(Real* to) const {
 #elif defined(__SSE2__)
     _mm_stream_ps((float*)to, (__m128)v);
 #else
-    store(to);
+    store(*this, to);
 #endif
 }
 

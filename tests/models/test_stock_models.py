@@ -173,11 +173,10 @@ class Sampler:
             batch, width = x.shape
             self.accumulated = offsets(self.key, batch, width, x.detach())
         value = self.surrogate.derivative(x.detach())
-        certain = value.abs() >= self.level
-        self.accumulated = self.accumulated + torch.where(certain, 0, value.abs() / self.level)
-        taken = ~certain & (self.accumulated >= 1)
+        self.accumulated = self.accumulated + (value.abs() / self.level).clamp(max=1)
+        taken = self.accumulated >= 1
         self.accumulated = self.accumulated - taken.to(x.dtype)
-        slope = torch.where(certain, value, torch.where(taken, value.sign() * self.level, 0))
+        slope = torch.where(taken, value.sign() * value.abs().clamp(min=self.level), 0)
         return _Drawn.apply(x, slope)
 
 
