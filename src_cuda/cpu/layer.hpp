@@ -38,6 +38,7 @@ struct ForwardResult {
     EventPieces active;  // values: u; extras: the carriers of the entry
     int carrier_count = 0;
     std::vector<double> graded, threshold;  // per neuron
+    bool uniform = false;                   // the same for all neurons
 
     void write_spikes(int64_t ptr, int64_t idx, int64_t val) const;
     // z: the output at each entry, 0 where it did not spike.
