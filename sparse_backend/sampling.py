@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -111,5 +112,6 @@ def _grid() -> Tensor:
 _GRID = _grid()
 
 
+@lru_cache
 def _peak(surrogate: Surrogate) -> float:
     return float(surrogate.derivative(_GRID).abs().max()) or 1.0
