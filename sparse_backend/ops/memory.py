@@ -1,8 +1,9 @@
-"""Large tensors whose pages cost less than torch's: fresh pages cost as much as the arithmetic on `[T, B, N]`.
+"""Large tensors whose pages cost less than torch's.
 
-Temporaries come from the native module's pool, which keeps its pages between calls. A pooled tensor is an
-ordinary tensor; its memory goes back to the pool when the last tensor that shares it dies. What a user may
-keep or share is torch's own memory, in huge pages where it is large.
+Fresh pages cost as much as the arithmetic on a `[T, B, N]` tensor. Temporaries come from the native module's
+pool, which keeps its pages between calls. A pooled tensor is an ordinary tensor; its memory goes back to the
+pool when the last tensor that shares it dies. What a user may keep or share is torch's own memory, in huge
+pages where it is large.
 """
 
 from __future__ import annotations
