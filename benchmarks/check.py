@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from . import jumps, pooling
 from .network import Net
-from .pooling import undecided_elements
 from .rows import Row
 
 __all__ = ["Agreement", "Comparable", "compare"]
@@ -37,7 +37,8 @@ class Comparable(Protocol):
 @dataclass(frozen=True)
 class Agreement:
     """diverged: batch elements whose spikes differ somewhere, left out of the comparison of gradients.
-    undecided: others left out of it, in which rounding decides a maximum (pooling.py).
+    undecided: others left out of it, in which rounding decides a maximum (pooling.py) or on which side of a
+        jump of the surrogate an entry lies (jumps.py); looked for only where gradients differ without that.
     gradient: largest relative difference of a parameter's gradient.  cosine: the smallest, over parameters.
     """
 
@@ -59,18 +60,33 @@ class Agreement:
 
 
 def compare(stock: Net, other: Comparable, x: Tensor, labels: Tensor) -> Agreement:
-    """Spikes of all layers, then gradients of the training loss on the comparable batch elements."""
+    """Spikes of all layers, then gradients of the training loss on the batch elements whose spikes agree.
+
+    Where those gradients differ, elements in which rounding decides them are found and left out too.
+    """
     with torch.no_grad():
         expected, _ = stock(x, record_all=True)
         found, _ = other(x, record_all=True)
     same = torch.ones_like(labels, dtype=torch.bool)
     for a, b in zip(expected, found, strict=True):
         same &= (a == b).flatten(2).all(dim=2).all(dim=0)
-    undecided = undecided_elements(stock, x, expected) & same
-    chosen = same & ~undecided
-    counts = int((~same).sum()), int(undecided.sum()), len(labels)
+    undecided = torch.zeros_like(same)
+    difference = _difference(stock, other, x, labels, same)
+    if difference[0] > _TOLERANCE:
+        undecided = pooling.undecided_elements(stock, x, expected)
+        undecided |= jumps.undecided_elements(stock, x, expected)
+        undecided &= same
+        if undecided.any():
+            difference = _difference(stock, other, x, labels, same & ~undecided)
+    return Agreement(int((~same).sum()), int(undecided.sum()), len(labels), *difference)
+
+
+def _difference(
+    stock: Net, other: Comparable, x: Tensor, labels: Tensor, chosen: Tensor
+) -> tuple[float, float]:
+    """Of the gradients on the chosen elements of the batch: `Agreement.gradient` and `.cosine`."""
     if not chosen.any():
-        return Agreement(*counts, float("inf"), 0.0)
+        return float("inf"), 0.0
     kept = x[chosen] if stock.row.coding == "direct" else x[:, chosen]
     relative, cosine = 0.0, 1.0
     pairs = zip(*(_gradients(net, kept, labels[chosen]) for net in (stock, other)), strict=True)
@@ -80,7 +96,7 @@ def compare(stock: Net, other: Comparable, x: Tensor, labels: Tensor) -> Agreeme
         relative = max(relative, float((g - h).norm()) / scale if scale else float(h.norm()))
         if scale and float(h.norm()):
             cosine = min(cosine, float(g @ h) / (scale * float(h.norm())))
-    return Agreement(*counts, relative, cosine)
+    return relative, cosine
 
 
 def _gradients(net: Comparable, x: Tensor, labels: Tensor) -> list[Tensor]:

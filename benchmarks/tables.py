@@ -23,7 +23,10 @@ def show(console: Console, result: dict[str, Any], title: str) -> None:
     lines = [
         f"spikes: {agreement['diverged']} of {agreement['batch']} batch elements diverge and are left out",
         *(
-            [f"pooling: rounding decides in {agreement['undecided']} more, which are left out as well"]
+            [
+                f"gradients: rounding decides a maximum or an edge of the window in {agreement['undecided']} "
+                "more, which are left out as well"
+            ]
             if agreement["undecided"]
             else []
         ),

@@ -39,11 +39,12 @@ __all__ = [
 @dataclass(frozen=True)
 class Formula:
     """derivative(x, *params) with x = u - threshold; `support` is the half-width of |x| beyond which it is
-    zero."""
+    zero, `jumps` the x at which it is not continuous."""
 
     parameters: tuple[str, ...]
     derivative: Callable[..., Tensor]
     support: Callable[..., float] = field(default=lambda *_: math.inf)
+    jumps: Callable[..., tuple[float, ...]] = field(default=lambda *_: ())
 
 
 def _circ(x: Tensor, alpha: float) -> Tensor:
@@ -65,9 +66,15 @@ FORMULAS: dict[str, Formula] = {
     "atan": Formula(("alpha",), lambda x, a: a / 2 / (1 + (math.pi / 2 * a * x) ** 2)),
     "fast_sigmoid": Formula(("slope",), lambda x, k: 1 / (k * x.abs() + 1) ** 2),
     "sigmoid": Formula(("slope",), _sigmoid),
-    "triangular": Formula(("height",), lambda x, h: torch.where(x < 0, h, -h).to(x.dtype)),
+    "triangular": Formula(
+        ("height",), lambda x, h: torch.where(x < 0, h, -h).to(x.dtype), jumps=lambda h: (0.0,)
+    ),
     "straight_through": Formula((), lambda x: torch.ones_like(x)),
-    "sfs": Formula(("slope", "bound"), lambda x, k, b: (x > b).to(x.dtype) / (k * x.abs() + 1) ** 2),
+    "sfs": Formula(
+        ("slope", "bound"),
+        lambda x, k, b: (x > b).to(x.dtype) / (k * x.abs() + 1) ** 2,
+        jumps=lambda k, b: (b,),
+    ),
     "triangle": Formula(("alpha",), lambda x, a: a * torch.relu(1 - x.abs()), support=lambda a: 1.0),
     "tanh": Formula(("alpha",), lambda x, a: 1 - torch.tanh(a * x) ** 2),
     "circ": Formula(("alpha",), _circ),
@@ -119,6 +126,17 @@ class Surrogate:
     def everywhere_active(self) -> bool:
         """Whether no entry can be ruled out: the support is unbounded on both sides."""
         return math.isinf(self.support) and self.kind != "sfs"
+
+    @property
+    def jumps(self) -> tuple[float, ...]:
+        """The u - threshold at which the derivative jumps: there rounding decides its value."""
+        formula = FORMULAS[self.kind]
+        inside = tuple(x for x in formula.jumps(*self.params) if abs(x) < self.window)
+        if math.isinf(self.window):
+            return inside
+        edges = (-self.window, self.window)
+        cut = formula.derivative(torch.tensor(edges, dtype=torch.float64), *self.params).tolist()
+        return (*inside, *(edge for edge, value in zip(edges, cut, strict=True) if value != 0))
 
     def windowed(self, backward_threshold: float) -> Surrogate:
         """The same derivative, cut to zero where |u - threshold| >= backward_threshold (the paper's

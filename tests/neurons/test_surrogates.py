@@ -73,6 +73,17 @@ def test_window_cuts_and_reports_its_support() -> None:
     assert not S.sfs(25.0, 1.0).everywhere_active
 
 
+@pytest.mark.parametrize("surrogate", [surrogate for surrogate, *_ in (*SNNTORCH, *NORSE)], ids=str)
+@pytest.mark.parametrize("window", [math.inf, 2.0, 0.25])
+def test_jumps_are_where_the_derivative_is_not_continuous(surrogate: Surrogate, window: float) -> None:
+    surrogate = surrogate.windowed(window)
+    step = 1e-9
+    x = torch.linspace(-3, 3, 6001, dtype=torch.float64)
+    change = (surrogate.derivative(x + step) - surrogate.derivative(x - step)).abs()
+    found = x[change > 1e-6 * surrogate.derivative(x).abs().max()]
+    torch.testing.assert_close(found, torch.tensor(sorted(surrogate.jumps), dtype=torch.float64))
+
+
 def test_dtype_is_kept() -> None:
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         assert S.atan(2.0)(torch.zeros(3, dtype=dtype)).dtype == dtype
