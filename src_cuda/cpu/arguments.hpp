@@ -145,11 +145,15 @@ struct TraceScratch {
     Real *inner, *outer;  // padded rows of inputs
 };
 
+// Event lists are read in pieces of at most so many rows, and the row of an event in vectors of so many events.
+constexpr int64_t event_block_rows = 1024, event_row_group = 16;
+// At most so many rows at a time in Kernels::entry_values.
+constexpr int64_t entry_block_rows = 256;
+
 // The input events of a block of rows, sorted by input.
 template <class Real>
 struct InputBuckets {
-    static constexpr int64_t block_rows = 1024;
-    int32_t* begin;  // [inputs + 1]
+    int32_t* begin;  // [inputs + 1]; null where dW is added up in the order of the events
     uint16_t* row;   // within the block
     Real* val;
 };
@@ -163,9 +167,9 @@ struct ReverseScratch {
     Real* entry_add;       // what each active entry of a step adds
     int32_t* first_reset;  // neurons reset by the initial state
     int64_t first_reset_count;
-    bool unit_gain;      // lambda is mu
-    int64_t chunk_rows;  // rows of lambda that are made before their products are
-    Real* lambda;        // [chunk_rows, padded]; in the dense scan u until lambda takes its place
+    bool unit_gain;                  // lambda is mu
+    int64_t chunk_rows, piece_rows;  // see chunks.hpp
+    Real* lambda;                    // [chunk_rows, padded]; in the dense scan u until lambda takes its place
     // Dense scan only: the recomputed trajectory of one batch element, [T, padded].
     Real *m, *i_new;
     Real* sigma;  // [T, padded] when sampled, else one row
@@ -173,6 +177,7 @@ struct ReverseScratch {
     Real* plain;  // mu if nothing happened at this step
     TraceScratch<Real> trace;
     InputBuckets<Real> buckets;
+    uint16_t* event_row;  // of the events of a block of rows
 };
 
 // The kernels of one instruction set and one precision.
@@ -185,8 +190,9 @@ struct Kernels {
                            ReverseScratch<Real>&, int64_t from, int64_t to);
     void (*dense_reverse)(const LayerView<Real>&, const GradientView<Real>&, const SlotSums<Real>&,
                           ReverseScratch<Real>&, int64_t from, int64_t to);
-    // Values of the active entries [from, to) before the sparse scan; see sparse_entries.hpp.
-    void (*entry_values)(const LayerView<Real>&, const GradientView<Real>&, int64_t from, int64_t to, Real* values);
+    // Values of the active entries of rows [row, row + rows) before the sparse scan; see sparse_entries.hpp.
+    void (*entry_values)(const LayerView<Real>&, const GradientView<Real>&, int64_t row, int64_t rows,
+                         uint16_t* event_row, Real* values);
     bool (*is_supported)(Integrator, int poles, Pre, Post);
     // Non-zero entries of rows, `stride` apart: writes indices, values and each row's number, returns the sum. Without
     // val, -1 where an entry is not one.

@@ -213,12 +213,18 @@ void add_partial(Real* sum, const Buffer<Real>& partial, int64_t tiles, int64_t 
 }
 
 template <class Real>
-void value_entries(const LayerView<Real>& view, const GradientView<Real>& grads, int64_t count, Real* values,
+void value_entries(const LayerView<Real>& view, const GradientView<Real>& grads, int64_t rows, Real* values,
                    int64_t threads) {
-    constexpr int64_t block = 4096;
+    constexpr int64_t block = entry_block_rows;
+    ParallelErrors errors;
 #pragma omp parallel for schedule(static) num_threads(int(threads))
-    for (int64_t from = 0; from < count; from += block)
-        kernels_for<Real>().entry_values(view, grads, from, std::min(from + block, count), values);
+    for (int64_t row = 0; row < rows; row += block)
+        errors.guard([&] {
+            const int64_t count = std::min(block, rows - row);
+            const Buffer<uint16_t> event_row(grads.active.ptr[row + count] - grads.active.ptr[row] + event_row_group);
+            kernels_for<Real>().entry_values(view, grads, row, count, event_row.get(), values);
+        });
+    errors.rethrow();
 }
 
 template <class Real>
@@ -250,7 +256,7 @@ void backward_typed(const Layer& layer, const Gradients& gradients, bool dense) 
     const int64_t entries = !dense && grads.active.ptr ? grads.active.ptr[rows] : 0;
     const Slots<Real> slots(view, grads, slot_count(view, grads, tiles));
     const Buffer<Real> values(entries), partial((tiles - 1) * lows);
-    value_entries(view, grads, entries, values.get(), layer.threads);
+    if (entries) value_entries(view, grads, rows, values.get(), layer.threads);
     grads.entry_values = values.get();
     const InputGradient<Real> input(view, gradients, tiles, layer.threads, grads);
     const Kernels<Real>& kernel = kernels_for<Real>();

@@ -47,22 +47,46 @@ class ReverseMemory {
         scratch.first_reset = first_reset_.get();
         scratch.forward = forward_.cursor;
         scratch.chunk_rows = chunk_rows(view, dense);
+        scratch.piece_rows = piece_rows(view);
         lambda_.reserve(scratch.chunk_rows * view.padded);
         scratch.lambda = lambda_.get();
         if (dense) lay_trajectory(view, grads);
         if (grads.trace)
             lay_trace(view);
-        else if (grads.want_weight)
+        else if (grads.want_weight && rows_in(short_row, view) == 0)
             lay_buckets(view);
+        event_row_.reserve(most_events(view, grads) + event_row_group);
+        scratch.event_row = event_row_.get();
     }
 
   private:
+    // Rows of dW up to this size are added to at every event: sorting the events first costs more.
+    static constexpr int64_t short_row = 128;
+
+    static int64_t rows_in(int64_t bytes, const LayerView<Real>& view) {
+        return bytes / (view.padded * int64_t(sizeof(Real)));
+    }
+
     // As many rows as fit into a part of L2, so that inputs have several events in them. The dense scan needs the
     // trajectory of a batch element at once.
     static int64_t chunk_rows(const LayerView<Real>& view, bool dense) {
-        constexpr int64_t bytes = 448 << 10;
-        const int64_t fit = std::clamp<int64_t>(bytes / (view.padded * int64_t(sizeof(Real))), 64, 1024);
+        const int64_t fit = std::clamp<int64_t>(rows_in(448 << 10, view), 64, 1024);
         return std::min(std::max(fit, dense ? view.steps : 0), view.steps * view.batch);
+    }
+
+    // As many as fit into a part of L1.
+    static int64_t piece_rows(const LayerView<Real>& view) {
+        return std::clamp<int64_t>(rows_in(16 << 10, view), 8, event_block_rows);
+    }
+
+    // Of any list, in a block of rows.
+    static int64_t most_events(const LayerView<Real>& view, const GradientView<Real>& grads) {
+        const int64_t rows = view.steps * view.batch;
+        const auto most = [&](const EventList<Real>& list, int64_t columns) {
+            return list.ptr ? std::min(list.ptr[rows], std::min(rows, event_block_rows) * columns) : 0;
+        };
+        return std::max(
+            {most(view.input, view.inputs), most(grads.low, view.inputs), most(grads.active, view.columns)});
     }
 
     void lay_trajectory(const LayerView<Real>& view, const GradientView<Real>& grads) {
@@ -99,7 +123,7 @@ class ReverseMemory {
     }
 
     void lay_buckets(const LayerView<Real>& view) {
-        const int64_t events = std::min(scratch.chunk_rows, InputBuckets<Real>::block_rows) * view.inputs;
+        const int64_t events = std::min(scratch.chunk_rows, event_block_rows) * view.inputs;
         bucket_begin_.reserve(view.inputs + 2);
         bucket_row_.reserve(events);
         if (view.input.val) bucket_val_.reserve(events);
@@ -113,7 +137,7 @@ class ReverseMemory {
     Buffer<int32_t> trace_idx_;
     Buffer<int64_t> trace_ranges_;
     Buffer<int32_t> bucket_begin_;
-    Buffer<uint16_t> bucket_row_;
+    Buffer<uint16_t> bucket_row_, event_row_;
     Buffer<Real> bucket_val_;
 
   public:

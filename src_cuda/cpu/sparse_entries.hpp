@@ -3,6 +3,7 @@
 // Cost: work per event; the surrogate of all active entries is one vectorised pass.
 #pragma once
 
+#include "event_rows.hpp"
 #include "neuron_scan.hpp"
 
 namespace sparse_backend {
@@ -65,41 +66,83 @@ SB_INLINE Entries resets_at(const LayerView<Real>& layer, const GradientView<Rea
 // Whether an active entry does no more than add its share: no term in l, no sums besides.
 template <class Real>
 bool adds_only(const LayerView<Real>& layer, const GradientView<Real>& grads) {
-    return layer.post == Post::none && !grads.g_spikes.data && !grads.want_threshold && !grads.want_graded &&
-           !grads.want_membrane && !grads.want_gain && !grads.want_synapse;
+    return layer.post == Post::none && !grads.want_threshold && !grads.want_graded && !grads.want_membrane &&
+           !grads.want_gain && !grads.want_synapse;
 }
 
-// Surrogate values of the active entries [from, to), or what they add to mu if that is all they do.
+// sigma' of a block of active entries, whose rule is known to the compiler: a branch for each would be mispredicted.
+template <Gradient gradient, class Real>
+SB_INLINE void active_values(Real level, int64_t count, const Real* SB_RESTRICT u, const Real* SB_RESTRICT threshold,
+                             Real* SB_RESTRICT sigma) {
+    const Real infinity = Real(__builtin_inf());
+    for (int64_t e = 0; e < count; ++e) {
+        const Real value = active_value(gradient, level, sigma[e], u[e] - threshold[e]);
+        sigma[e] = absolute(u[e]) < infinity ? value : Real(0);
+    }
+}
+
 template <class Real>
-void entry_values(const LayerView<Real>& layer, const GradientView<Real>& grads, int64_t from, int64_t to,
-                  Real* SB_RESTRICT values) {
+void surrogate_values(const LayerView<Real>& layer, int64_t count, const int32_t* SB_RESTRICT idx, const Real* u,
+                      Real* values) {
     constexpr int64_t block = 256;
     const SigmaRule<Real> rule = sigma_rule(layer, Gradient::exact);
-    const Real infinity = Real(__builtin_inf()), level = Real(layer.level);
-    const Gradient gradient = layer.gradient;
-    const bool with_gradient = adds_only(layer, grads);
-    const CoefficientRows<Real>& c = layer.coefficients;
-    for (int64_t begin = from; begin < to; begin += block) {
-        const int64_t count = to - begin < block ? to - begin : block;
-        const Real* SB_RESTRICT u = grads.active_u + begin;
-        const int32_t* SB_RESTRICT idx = grads.active.idx + begin;
-        Real* SB_RESTRICT out = values + begin;
-        Real threshold[block], sigma[block];
-        for (int64_t e = 0; e < count; ++e) threshold[e] = c.threshold[idx[e]];
-        rule.apply(rule, count, u, threshold, nullptr, sigma);
-        for (int64_t e = 0; e < count; ++e) {
-            const Real value = active_value(gradient, level, sigma[e], u[e] - threshold[e]);
-            out[e] = absolute(u[e]) < infinity ? value : Real(0);
+    const Real *SB_RESTRICT of_neuron = layer.coefficients.threshold, level = Real(layer.level);
+    Real threshold[block];
+    fill_row(threshold, block, of_neuron[0]);
+    for (int64_t begin = 0; begin < count; begin += block) {
+        const int64_t size = count - begin < block ? count - begin : block;
+        for (int64_t e = 0; e < size && !layer.uniform; ++e) threshold[e] = of_neuron[idx[begin + e]];
+        Real* sigma = values + begin;
+        rule.apply(rule, size, u + begin, threshold, nullptr, sigma);
+        switch (layer.gradient) {
+        case Gradient::none: active_values<Gradient::none>(level, size, u + begin, threshold, sigma); break;
+        case Gradient::exact: active_values<Gradient::exact>(level, size, u + begin, threshold, sigma); break;
+        case Gradient::window: active_values<Gradient::window>(level, size, u + begin, threshold, sigma); break;
+        case Gradient::sampled: active_values<Gradient::sampled>(level, size, u + begin, threshold, sigma); break;
         }
-        if (!with_gradient) continue;
-        if (!grads.g_active) {
-            fill_row(out, count, Real(0));
-            continue;
-        }
-        for (int64_t e = 0; e < count; ++e) {
-            const Real S = c.graded[idx[e]] * grads.g_active[begin + e];
-            out[e] = out[e] != Real(0) ? out[e] * S : Real(0);
-        }
+    }
+}
+
+// at[r]: row r, counted from `row`, of a tensor.
+template <class Real>
+SB_INLINE void find_rows(const Strided<const Real>& from, int64_t steps, int64_t row, int64_t rows, const Real** at) {
+    int64_t b = row / steps, t = row % steps;
+    for (int64_t r = 0; r < rows; ++r) {
+        at[r] = from.data + t * from.stride_t + b * from.stride_b;
+        const bool ends = ++t == steps;
+        b += ends;
+        t = ends ? 0 : t;
+    }
+}
+
+// Surrogate values of the active entries of rows [row, row + rows), or what they add to mu if that is all they do.
+// event_row has room for the entries' rows.
+template <class Real>
+void entry_values(const LayerView<Real>& layer, const GradientView<Real>& grads, int64_t row, int64_t rows,
+                  uint16_t* event_row, Real* values) {
+    const int64_t first = grads.active.ptr[row], count = grads.active.ptr[row + rows] - first;
+    const int32_t* SB_RESTRICT idx = grads.active.idx + first;
+    const Real *SB_RESTRICT graded = layer.coefficients.graded, *g = grads.g_active ? grads.g_active + first : nullptr;
+    Real* SB_RESTRICT out = values + first;
+    surrogate_values(layer, count, idx, grads.active_u + first, out);
+    if (!adds_only(layer, grads)) return;
+    const auto scale = [&](const auto& g_z) {
+        const Real shared = graded[0];
+        if (layer.uniform)
+            for (int64_t e = 0; e < count; ++e) out[e] = out[e] != Real(0) ? out[e] * (shared * g_z(e)) : Real(0);
+        else
+            for (int64_t e = 0; e < count; ++e)
+                out[e] = out[e] != Real(0) ? out[e] * (graded[idx[e]] * g_z(e)) : Real(0);
+    };
+    if (grads.g_spikes.data) {
+        const Real* at[entry_block_rows];
+        find_rows(grads.g_spikes, layer.steps, row, rows, at);
+        spread_rows(grads.active.ptr + row, rows, event_row);
+        scale([&](int64_t e) { return (g ? g[e] : Real(0)) + at[event_row[e]][idx[e]]; });
+    } else if (g) {
+        scale([g](int64_t e) { return g[e]; });
+    } else {
+        fill_row(out, count, Real(0));
     }
 }
 

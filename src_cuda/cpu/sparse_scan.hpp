@@ -1,9 +1,10 @@
 // Reverse scan by innovations: between events every adjoint only decays.
 //
-// Cost per time step where active entries do no more than add (plain_steps): clearing a row and one pass with mu in
-// registers. Else one pass of the row (its decay and the bias sum), one more for a second pole or a gain, and work per
-// event: active entries, spiked entries and resets (where the carried state was cut). Then the products of
-// products.hpp. Nothing of size T x N is read, except a gradient on the membrane or the spikes that arrives dense.
+// Cost per time step where active entries do no more than add (plain_steps): clearing a row, one addition per active
+// entry, and one pass with mu in registers. Else one pass of the row (its decay and the bias sum), one more for a
+// second pole or a gain, and work per event: active entries, spiked entries and resets (where the carried state was
+// cut). Then the products of products.hpp. Nothing of size T x N is read, except a gradient on the membrane or the
+// spikes that arrives dense.
 #pragma once
 
 #include "chunks.hpp"
@@ -216,27 +217,40 @@ void decay_rows(const LayerView<Real>& layer, const ReverseScratch<Real>& scratc
     });
 }
 
+// Adds what the active entries of rows [row, row + rows) add.
+template <class Real>
+void add_entries(const LayerView<Real>& layer, const GradientView<Real>& grads, const ReverseScratch<Real>& scratch,
+                 int64_t row, int64_t rows, Real* innovations) {
+    const int64_t n = layer.padded;
+    if (!grads.active.ptr) return;
+    if (layer.width < layer.columns) {
+        for (int64_t r = 0; r < rows; ++r) {
+            const Entries active = entries_of(layer, grads.active, row + r);
+            const Real* add = grads.entry_values + (active.idx - grads.active.idx);
+            for (int64_t k = 0; k < active.count; ++k) innovations[r * n + active[k]] += add[k];
+        }
+        return;
+    }
+    const int64_t first = grads.active.ptr[row], count = grads.active.ptr[row + rows] - first;
+    const int32_t* idx = grads.active.idx + first;
+    const Real* add = grads.entry_values + first;
+    spread_rows(grads.active.ptr + row, rows, scratch.event_row);
+    for (int64_t e = count - 1; e >= 0; --e) innovations[int64_t(scratch.event_row[e]) * n + idx[e]] += add[e];
+}
+
 // As event_steps, for plain layers: first all innovations, then the decay.
 template <class Real>
 void plain_steps(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& sums,
                  ReverseScratch<Real>& scratch, int64_t b, int64_t from, int64_t to, Real* lambda) {
     const int64_t n = layer.padded, steps = layer.steps, width = layer.width;
-    for (int64_t t = from; t < to; ++t) {
-        Real* row = lambda + (t - from) * n;
-        if (grads.g_membrane.data) {
-            const Real* g = grads.g_membrane.data + t * grads.g_membrane.stride_t + b * grads.g_membrane.stride_b;
-            if (t + prefetch_distance < to) prefetch_row(g + prefetch_distance * grads.g_membrane.stride_t, width);
-            load_row(row, g, width, n);
-        } else {
-            fill_row(row, n, Real(0));
-        }
-        const Entries active = entries_of(layer, grads.active, b * steps + t);
-        const Real* add = grads.entry_values + (active.count ? active.idx - grads.active.idx : 0);
-        if (grads.g_membrane.data)
-            for (int64_t k = 0; k < active.count; ++k) row[active[k]] += add[k];
-        else
-            for (int64_t k = 0; k < active.count; ++k) row[active[k]] = add[k];
+    const Strided<const Real>& outer = grads.g_membrane;
+    if (!outer.data) fill_row(lambda, (to - from) * n, Real(0));
+    for (int64_t t = to - 1; outer.data && t >= from; --t) {
+        const Real* g = outer.data + t * outer.stride_t + b * outer.stride_b;
+        if (t >= prefetch_distance) prefetch_row(g - prefetch_distance * outer.stride_t, width);
+        load_row(lambda + (t - from) * n, g, width, n);
     }
+    add_entries(layer, grads, scratch, b * steps + from, to - from, lambda);
     if (to == steps && grads.g_m_last) add_row(lambda + (to - 1 - from) * n, grads.g_m_last + b * layer.columns, width);
     // The state that enters step `begin` is detached, or begin is from.
     for (int64_t end = to, begin; end > from; end = begin) {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import cases
-from .native_layer import COEFFICIENTS, packed
+from .native_layer import COEFFICIENTS, events_of, packed
 
 CARRIED = ("membrane", "gain", "synapse")
 CARRIERS = 7
@@ -114,22 +114,23 @@ def test_every_structure(structure: cases.Structure, dense: bool) -> None:
         check(case, dense=dense, seed=seed, rtol=1e-10, with_membrane=seed % 5 == 0, outer=outer)
 
 
-@pytest.mark.parametrize("width", [16, 200, 300, 530])
+@pytest.mark.parametrize("width", [16, 33, 200, 300, 530])
 @pytest.mark.parametrize("gain", [1.0, 0.7])
 @pytest.mark.parametrize("pre", ["none", "subtract", "cut_leak", "wipe"])
 def test_nothing_learned_but_the_weight(width: int, gain: float, pre: str) -> None:
     """Without coefficient gradients the scans do less; with gain 1 lambda is the membrane's own adjoint."""
-    for seed, poles in enumerate((1, 2, 1)):
+    for seed, (poles, outer) in enumerate(((1, "packed"), (2, "packed"), (1, "dense"), (1, "both"))):
         case = cases.make_case(
             seed,
             ("decay", poles, pre, "none"),
             rule=["window", "sampled"][seed % 2],
-            feed=["events", "analog"][seed % 2],
+            feed=["events", "analog"][seed // 2],
             shape=(9, 5, width),
         )
         case.coefficients["gain"] = torch.tensor(gain, dtype=torch.float64)
         for dense in (False, True):
-            check(case, dense=dense, seed=seed, rtol=1e-10, with_membrane=False, outer="packed", learn=())
+            membrane = outer == "both"
+            check(case, dense=dense, seed=seed, rtol=1e-10, with_membrane=membrane, outer=outer, learn=())
 
 
 @pytest.mark.parametrize(
@@ -161,9 +162,13 @@ def test_chunks_and_tiles(shape: tuple[int, int, int], structure: cases.Structur
 def test_trace_form(structure: cases.Structure, dense_input: bool) -> None:
     """dW from innovations and the filtered input, which scalar decays allow, equals the spike form."""
     for seed in range(8):
-        case = cases.make_case(seed, structure, rule=["window", "sampled"][seed % 2], feed="analog")
+        # Of a wide layer the trace form is not cut into tiles, as the spike form is.
+        shape = (7, 3, 300) if seed == 7 else None
+        rule = ["window", "sampled"][seed % 2]
+        case = cases.make_case(seed, structure, rule=rule, feed="analog", shape=shape)
         for name in CARRIED:
             case.coefficients[name] = case.coefficients[name].flatten()[0].clone()
+        assert case.x is not None
         layer = case.native(threads=2)
         saved = layer.forward()
         generator = torch.Generator().manual_seed(seed)
@@ -172,6 +177,7 @@ def test_trace_form(structure: cases.Structure, dense_input: bool) -> None:
         outer: dict[str, Any] = {
             "g_packed": packed(g, saved.active),
             "g_m_last": last[0].contiguous(),
+            "low": events_of(torch.ones_like(case.x))[:2],
             "learn": learn,
         }
         if case.spec.poles == 2:
