@@ -10,6 +10,7 @@
 
 #include "../common/spec.hpp"
 #include "convolution_view.hpp"
+#include "product.hpp"
 
 namespace sparse_backend {
 
@@ -93,10 +94,11 @@ struct ForwardCursor {
     Real* active_carriers;  // [.., carrier_count]
 };
 
-// lambda W at every entry, of the rows whose lambda is at hand; see dense_product.hpp.
+// lambda W at every entry, of the rows whose lambda is at hand.
 template <class Real>
 struct InputProduct {
-    const Real* panels;  // of W
+    const Product<Real>* product;
+    const Real* weight;  // packed
     Real* out;           // [rows, columns], or null
     int64_t columns;     // inputs, padded
     bool past_cache;
@@ -201,11 +203,7 @@ struct Kernels {
     void (*transpose)(const Real* source, int64_t source_stride, int64_t rows, int64_t columns, Real* target,
                       int64_t target_stride, int64_t filled);
     void (*add_rows)(Real* target, const Real* source, int64_t n);
-    // See dense_product.hpp.
-    void (*pack_panels)(const Real* b, int64_t b_stride, int64_t inner, int64_t width, int64_t first, int64_t columns,
-                        Real* panels);
-    void (*multiply)(const Real* a, int64_t a_stride, int64_t rows, int64_t inner, const Real* panels, int64_t columns,
-                     Real* c, int64_t c_stride, bool past_cache);
+    Product<Real> product;
     // See convolution_row.hpp.
     void (*convolve)(const ConvolutionView<Real>&, int64_t row, const ConvolutionScratch<Real>&, Real* out,
                      uint8_t* winner);

@@ -117,7 +117,7 @@ class InputGradientOfConvolution {
         for (int64_t k = 0; k < view.tap_begin[view.in_positions]; ++k)
             column_.push_back(
                 int32_t(view.tap[k].to / view.padded * columns + view.tap[k].kernel / view.padded * by_four));
-        input_ = {panels_.get(), columns, c.in_channels, by_four, column_.data()};
+        input_ = {panels_.product(), panels_.get(), columns, c.in_channels, by_four, column_.data()};
     }
     InputGradientOfConvolution(const InputGradientOfConvolution&) = delete;
 

@@ -5,7 +5,6 @@
 #pragma once
 
 #include "convolution_view.hpp"
-#include "dense_product.hpp"
 #include "transpose.hpp"
 
 namespace sparse_backend {
@@ -27,7 +26,8 @@ SB_INLINE void sum_taps(const Real* columns, const int32_t* at, const int32_t* e
 template <class Real>
 void input_gradient_row(const ConvolutionView<Real>& c, const ConvolutionInput<Real>& input, const Real* plane,
                         Real* columns, Real* rows, Real* out) {
-    multiply(plane, c.padded, c.positions, c.channels, input.panels, input.columns, columns, input.columns, false);
+    input.product->multiply(plane, c.padded, c.positions, c.channels, input.kernel, input.columns, columns,
+                            input.columns, false);
     for (int64_t p = 0; p < c.in_positions; ++p) {
         const int32_t *column = input.column + c.tap_begin[p], *end = input.column + c.tap_begin[p + 1];
         Real* to = rows + p * input.channels_by_four;

@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+#include "product.hpp"
+
 namespace sparse_backend {
 
 // One product of an input position: the output position that it reaches and the kernel entry on the way, both as
@@ -50,7 +52,8 @@ struct ConvolutionLow {
 // [taps, channels_by_four]; and for each of the view's taps where in [positions, columns] its product is found.
 template <class Real>
 struct ConvolutionInput {
-    const Real* panels;
+    const Product<Real>* product;
+    const Real* kernel;
     int64_t columns, channels, channels_by_four;
     const int32_t* column;
 };

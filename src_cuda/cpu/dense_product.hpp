@@ -84,6 +84,11 @@ SB_INLINE void for_panels(int64_t columns, const Body& body) {
     if (left == 1) body(column, Vectors<1>());
 }
 
+template <class Real>
+int64_t packed_size(int64_t inner, int64_t columns) {
+    return inner * columns;
+}
+
 // B [inner, width] as panels, [inner, columns of the panel] each, zero from width on to padded columns: `columns` of
 // them from `first` on, a multiple of 64.
 template <class Real>

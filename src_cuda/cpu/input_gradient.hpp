@@ -21,7 +21,7 @@ class InputGradient {
         panels_ = Panels<Real>(address<Real>(gradients.weight), view.width, view.inputs, threads);
         past_cache_ = Panels<Real>::goes_past_cache(out_, rows_, columns_);
         if (fused_) {
-            grads.input_product = {panels_.get(), out_, columns_, past_cache_};
+            grads.input_product = {panels_.product(), panels_.get(), out_, columns_, past_cache_};
             return;
         }
         if (!grads.d_current.data) {

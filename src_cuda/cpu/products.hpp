@@ -2,10 +2,9 @@
 //
 // Cost: dW one load and one addition per vector of a row per input event, and one read-modify-write of a row of dW^T
 // per event in narrow layers (L1), else per input that has events in the block (L2); the input gradient nnz(low[t]) dot
-// products with rows of W^T per row (L2), or a dense product (dense_product.hpp).
+// products with rows of W^T per row (L2), or a dense product (product.hpp).
 #pragma once
 
-#include "dense_product.hpp"
 #include "dots.hpp"
 #include "event_rows.hpp"
 #include "rows.hpp"
@@ -211,8 +210,8 @@ void chunk_products(const LayerView<Real>& layer, const GradientView<Real>& grad
         add_sorted(layer, scratch, row + r, rows - r < block ? rows - r : block, scratch.lambda + r * n, sums.weight_t);
     const InputProduct<Real>& input = grads.input_product;
     if (input.out)
-        multiply(scratch.lambda, n, rows, layer.width, input.panels, input.columns, input.out + row * input.columns,
-                 input.columns, input.past_cache);
+        input.product->multiply(scratch.lambda, n, rows, layer.width, input.weight, input.columns,
+                                input.out + row * input.columns, input.columns, input.past_cache);
 }
 
 }  // namespace SPARSE_BACKEND_VARIANT
