@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "common/bind_layer.hpp"
@@ -117,6 +118,8 @@ PYBIND11_MODULE(_cpu, m) {
     m.attr("MEMBRANE") = int(carrier_membrane);
     m.attr("GAIN") = int(carrier_gain);
     m.attr("SYNAPSE") = int(carrier_synapse);
+    const std::string warning = dispatch_warning();
+    if (!warning.empty() && PyErr_WarnEx(PyExc_RuntimeWarning, warning.c_str(), 1)) throw py::error_already_set();
     m.def("isa", &current_isa);
     m.def("isas", &available_isas);
     m.def("set_isa", &force_isa, py::arg("name"));

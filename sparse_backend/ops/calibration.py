@@ -28,6 +28,8 @@ __all__ = ["FIXED", "Costs", "costs", "describe", "measure"]
 
 _ENOUGH = 4.0
 """A constant further than this factor from the fixed one is a disturbed measurement."""
+_LOWEST_PRODUCT = 1 / 16
+"""Matrix tiles may make the kernels' own product several times as fast as torch's."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,8 @@ def measure(native: Any) -> Costs:
     bounded = {}
     for name, seconds in found.items():
         usual = getattr(FIXED, name)
-        bounded[name] = round(min(max(seconds / unit, usual / _ENOUGH), usual * _ENOUGH), 2)
+        lowest = _LOWEST_PRODUCT if name == "product" else usual / _ENOUGH
+        bounded[name] = round(min(max(seconds / unit, lowest), usual * _ENOUGH), 2)
     return Costs(**bounded)
 
 

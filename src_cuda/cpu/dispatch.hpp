@@ -12,6 +12,8 @@ namespace sparse_backend {
 const KernelSet& kernels();
 std::string current_isa();
 std::vector<std::string> available_isas();
+// Of an instruction set that this machine has and that is not used; empty if there is none.
+std::string dispatch_warning();
 // "auto" or one of available_isas(); throws std::invalid_argument for anything else.
 void force_isa(const std::string& name);
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,6 +88,15 @@ def test_unknown_instruction_set_is_refused(forced_isa: Callable[[str], None]) -
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert out.stdout.split()[-1] == baseline
+
+
+def test_tiles_need_a_processor_that_has_them(forced_isa: Callable[[str], None]) -> None:
+    flags = Path("/proc/cpuinfo")
+    if not flags.exists() or "amx_bf16" in flags.read_text(encoding="utf-8"):
+        pytest.skip("for processors that say that they have no AMX")
+    assert "x86-64-amx" not in _cpu.isas()
+    with pytest.raises(ValueError, match="x86-64-amx"):
+        forced_isa("x86-64-amx")
 
 
 @pytest.mark.parametrize(

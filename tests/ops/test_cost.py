@@ -122,6 +122,17 @@ def test_the_measurement() -> None:
         assert usual / 4 <= getattr(found, field.name) <= usual * 4
 
 
+def test_only_a_product_may_be_far_faster_than_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    native = pytest.importorskip("sparse_backend._cpu", reason="nothing is measured without kernels")
+    timed = {"product": 1.0, "own_product": 0.12, "feed": 0.12, "backward": 99.0}
+    for name, seconds in timed.items():
+        monkeypatch.setattr(calibration._Bench, name, lambda *_, s=seconds, **__: s)
+    found = calibration.measure(native)
+    assert found.product == 0.12
+    assert found.feed_row == pytest.approx(FIXED.feed_row / 4, abs=0.01)
+    assert found.dot == FIXED.dot * 4
+
+
 def test_doctor_shows_them() -> None:
     lines = {finding.subject: finding for finding in doctor.examine()}
     assert "feed_row" in lines["CPU cost model"].text and "fixed" in lines["CPU cost model"].text
