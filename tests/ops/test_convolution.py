@@ -183,7 +183,7 @@ def results(case: Case, threads: int) -> list[Tensor]:
 def test_bitwise_equal_for_any_number_of_threads(threads: None) -> None:
     case = Case(torch.float32, 0.1, channels=(4, 20), pool=(2, 2))
     one = results(case, 1)
-    for count in (2, 3, 5):
+    for count in (2, 7, 64):
         for a, b in zip(one, results(case, count), strict=True):
             assert torch.equal(a, b)
 
