@@ -27,6 +27,7 @@ __all__ = [
     "modes_matter",
     "must_run_now",
     "patch_function_apply",
+    "place",
     "read_pointer",
     "wrap",
     "writes",
@@ -49,11 +50,21 @@ Fallback: `data_ptr()`, which does force the copy; `copy_on_write` makes no alia
 """
 
 
-def read_pointer(tensor: Tensor) -> int:
-    """Where the first element lies, for reading: `data_ptr()` without the copy of a copy-on-write tensor."""
+def _address_of_first(tensor: Tensor) -> int:
     if _data_address is None:
         return tensor.data_ptr()
     return _data_address(tensor) + int(tensor.storage_offset()) * tensor.element_size()
+
+
+read_pointer: Callable[[Tensor], int] = getattr(Tensor, "const_data_ptr", _address_of_first)
+"""Where the first element lies, for reading: `data_ptr()` without the copy of a copy-on-write tensor.
+
+Fallback: computed from `address`.
+"""
+
+
+place: Callable[[Tensor], int] = getattr(Tensor, "const_data_ptr", address)
+"""`read_pointer` or `address`, whichever is quicker: it changes when the tensor's memory does."""
 
 
 def copy_on_write(tensor: Tensor) -> Tensor | None:

@@ -273,14 +273,14 @@ def _read(
     if neuron is None:
         return None
     parameters = tuple(map(Capture, layer.parameters(module)))
-    places = {captured.address for captured in parameters}
+    memory = {address(captured.tensor) for captured in parameters}
     poles = neuron.spec.poles
     return NeuronUse(
         layer=layer,
         spec=neuron.spec,
         # What is not the module's own was computed for this purpose alone.
         coefficients=tuple(
-            Capture(value, shared=address(value) in places) for value in neuron.coefficients.tensors()
+            Capture(value, shared=address(value) in memory) for value in neuron.coefficients.tensors()
         ),
         fingerprint=layer.fingerprint(module),
         parameters=parameters,

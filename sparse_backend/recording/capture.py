@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..ops import memory
-from ..torch_private import address, copy_on_write
+from ..torch_private import copy_on_write, place
 
 __all__ = ["Capture", "Inputs", "recordable"]
 
@@ -42,21 +42,21 @@ class Capture:
     graph, afterwards; so it is where the tensor has been frozen or unfrozen since.
     """
 
-    __slots__ = ("_alias", "_version", "address", "requires_grad", "tensor")
+    __slots__ = ("_alias", "_version", "place", "requires_grad", "tensor")
 
     def __init__(self, tensor: Tensor, shared: bool = True) -> None:
         """shared: whether anybody else can write to it."""
         alias = copy_on_write(tensor) if shared else tensor
         self.tensor = tensor
         self._alias = tensor.clone() if alias is None else alias
-        self.address = address(tensor)
+        self.place = place(tensor)
         self.requires_grad = tensor.requires_grad
         # A write to memory shared with the alias moves the tensor; the version counts only without one.
         self._version = -1 if alias is not None or tensor.is_inference() else tensor._version
 
     @property
     def moves_when_written(self) -> bool:
-        """Whether `address` tells of every write."""
+        """Whether `place` tells of every write."""
         return self._version < 0
 
     def holds(self, tensor: Tensor | None) -> bool:
@@ -64,7 +64,7 @@ class Capture:
         held = self.tensor
         return (
             tensor is held
-            and address(held) == self.address
+            and place(held) == self.place
             and held.requires_grad is self.requires_grad
             and (self._version < 0 or held._version == self._version)
         )
@@ -82,11 +82,11 @@ class Inputs:
     """
 
     __slots__ = (
-        "_address",
         "_alias",
         "_base",
         "_copied",
         "_copies",
+        "_place",
         "_steps",
         "device",
         "dtype",
@@ -105,7 +105,7 @@ class Inputs:
         self._steps: list[Tensor | Slice] = []
         self._base: Tensor | None = None
         self._alias: Tensor | None = None
-        self._address = 0
+        self._place = 0
         # Where copied steps go, how many are there, and the tensor that the last one was taken from.
         self._copies: Tensor | None = None
         self._copied: tuple[int, Tensor] = (0, first)
@@ -133,14 +133,14 @@ class Inputs:
             base = tensor if tensor._base is None else tensor._base
             if base.dtype is not self.dtype:
                 base = tensor
-        if base is not self._base or address(base) != self._address:
+        if base is not self._base or place(base) != self._place:
             linked = self.requires_grad or not base.requires_grad
             self._alias = copy_on_write(base if linked else base.detach())
             if self._alias is None:
                 self._base = None
                 self._steps.append(tensor.clone() if self.requires_grad else self._copy(tensor, base))
                 return
-            self._base, self._address = base, address(base)
+            self._base, self._place = base, place(base)
         assert self._alias is not None
         if self.requires_grad:
             self._steps.append(self._alias)
@@ -181,7 +181,7 @@ class Inputs:
     def pop(self) -> Inputs:
         """Take the last step off, as inputs of its own."""
         last = Inputs(self._copied[1], self.requires_grad)
-        last._base, last._alias, last._address = self._base, self._alias, self._address
+        last._base, last._alias, last._place = self._base, self._alias, self._place
         last._steps = [self._steps.pop()]
         last.shape = self.shape
         return last

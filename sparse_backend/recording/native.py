@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError
 from ..options import native_allowed
-from ..torch_private import GLOBAL_HOOKS, MODE_QUESTIONS, address, wrap
+from ..torch_private import GLOBAL_HOOKS, MODE_QUESTIONS, place, wrap
 from .capture import Inputs
 from .deferred import Deferred, as_subclass
 from .neuron_stream import NeuronStream
@@ -52,11 +52,13 @@ def _connected() -> Any:
         {
             **{kind.__name__: kind for kind in (Deferred, FeedStream, NeuronStream, Stream, Segment)},
             **{kind.__name__: kind for kind in (Inputs, Wrappers, Watch, Tensor)},
-            **{"ABSENT": ABSENT, "thread": thread, "address": address, "wrap": wrap, "link": as_subclass},
+            **{"ABSENT": ABSENT, "thread": thread, "wrap": wrap, "link": as_subclass},
+            **{"place": place, "base": Tensor._base, "offset": Tensor.storage_offset, "strides": Tensor.stride},
+            **{name: getattr(Tensor, name) for name in ("requires_grad", "dtype", "shape")},
             "grad_enabled": torch.is_grad_enabled,
             "inference_enabled": torch.is_inference_mode_enabled,
             **{"modes": MODE_QUESTIONS, "hooks": GLOBAL_HOOKS},
-            **{"module_class": vars(nn.Module), "module_call": nn.Module.__call__},
+            **{"Module": nn.Module, "module_call": nn.Module.__call__},
         }
     )
     return module

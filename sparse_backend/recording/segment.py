@@ -31,8 +31,9 @@ class Segment:
     A stream is fed by an earlier one, at the same step index, and a state comes from a stream's own last
     step: so the streams can be executed one after the other, each over all of its steps.
 
-    limit: the number of steps at which it is executed in any case.  acquire, release: of the lock, which the
-    executing thread holds; a third of the time that `with` takes.
+    limit: the number of steps at which it is executed in any case.  thread: identifier of the one that
+    records it, all of whose other segments are closed.  acquire, release: of the lock, which the executing
+    thread holds; a third of the time that `with` takes.
     """
 
     __slots__ = (
@@ -45,6 +46,7 @@ class Segment:
         "lock",
         "release",
         "streams",
+        "thread",
     )
 
     def __init__(self) -> None:
@@ -57,6 +59,7 @@ class Segment:
         self.acquire, self.release = self.lock.acquire, self.lock.release
         self.closed = False
         self.limit = MOST_STEPS
+        self.thread = threading.get_ident()
 
     def add(self, stream: Stream) -> None:
         """Take up a new stream."""

@@ -21,7 +21,7 @@ class Watch:
     """A module when a stream began: while all of this is the same object, its calls compute the same.
 
     attributes: (name, value, name, value, ...) in the module's `__dict__`.
-    tensors: (holder, name, tensor, address, requires_grad, ...); holder is "_parameters", "_buffers" or None
+    tensors: (holder, name, tensor, place, requires_grad, ...); holder is "_parameters", "_buffers" or None
     for a tensor that an attribute holds, and a tensor may be None.
     """
 
@@ -67,7 +67,7 @@ def watch_neuron(
 
 
 def _state(captured: Capture) -> tuple[Any, ...]:
-    return captured.tensor, captured.address, captured.requires_grad
+    return captured.tensor, captured.place, captured.requires_grad
 
 
 def _absent(names: Iterable[str]) -> tuple[Any, ...]:

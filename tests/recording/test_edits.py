@@ -181,6 +181,23 @@ def test_a_parameter_changed_between_forward_and_backward_raises_as_in_stock(net
             loss.backward()
 
 
+def test_a_parameter_moved_within_its_memory_in_the_middle_of_a_loop(x: Tensor) -> None:
+    def loop(model: Net, x: Tensor) -> Tensor:
+        original = model.fc2.weight.data
+        both = torch.stack([original, -original])
+        mem1, mem2 = start(model)
+        out = []
+        for t, frame in enumerate(x):
+            model.fc2.weight.data = both[t // 6]
+            _, mem1, spk2, mem2 = step(model, frame, mem1, mem2)
+            out += [spk2, mem2]
+        values = torch.stack(out)
+        model.fc2.weight.data = original
+        return values
+
+    Twins(Net()).check(loop, x, backward=False)
+
+
 def test_parameters_frozen_in_the_middle_of_a_loop(net: Twins, x: Tensor) -> None:
     """Steps taken meanwhile say nothing of them, as in stock."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -233,6 +234,26 @@ def test_unusual_arguments(x: Tensor, arguments: str) -> None:
                 neuron(torch.zeros(5, 14), torch.zeros(5, 14))
     else:
         Twins(Net()).check(loop, x)
+
+
+def test_another_thread_takes_up_no_step(x: Tensor, taken: Counter[str]) -> None:
+    """A step is recorded by the thread that recorded the one before; any other computes what it is given."""
+
+    def loop(model: Net, x: Tensor) -> list[Tensor]:
+        mem1, mem2 = start(model)
+        out: list[Tensor] = []
+        for frame in x[:4]:
+            _, mem1, spk2, mem2 = step(model, frame, mem1, mem2)
+            out += [spk2, mem2]
+        current = model.fc1(x[4])
+        counted = taken.copy()
+        other = threading.Thread(target=lambda: out.extend(model.lif1(current, mem1)))
+        other.start()
+        other.join()
+        assert taken == counted
+        return out
+
+    Twins(Net()).check(loop, x)
 
 
 def test_attribute_reset_after_ordinary_steps(net: Twins, x: Tensor) -> None:

@@ -57,6 +57,23 @@ def test_an_alias_keeps_todays_values_and_tells_of_a_write() -> None:
     assert torch.equal(alias, torch.arange(6.0)) and torch.equal(tensor, torch.arange(6.0) + 1)
 
 
+def test_a_place_tells_of_a_write_and_forces_no_copy() -> None:
+    tensor = torch.arange(6.0)
+    alias = torch_private.copy_on_write(tensor)
+    assert alias is not None
+    before, shared = torch_private.place(tensor), torch_private.address(tensor)
+    assert torch_private.place(tensor) == before == torch_private.place(alias)
+    assert torch_private.address(tensor) == shared == torch_private.address(alias)
+    tensor.data.add_(1)
+    assert torch_private.place(tensor) != before == torch_private.place(alias)
+
+
+def test_a_pointer_for_reading_is_that_of_the_first_element(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = torch.arange(6.0)
+    for part in (tensor, tensor[2:], tensor.view(2, 3)[1]):
+        assert torch_private.read_pointer(part) == part.data_ptr() == torch_private._address_of_first(part)
+
+
 def test_memory_that_others_write_to_is_not_aliased() -> None:
     seen_by_numpy = torch.zeros(3)
     seen_by_numpy.numpy()

@@ -1,0 +1,65 @@
+#include "watch.hpp"
+
+#include "modes.hpp"
+#include "recorder.hpp"
+
+namespace recording {
+namespace {
+
+// Whether nn.Module.__call__ would do nothing but call `forward`.
+bool calls_forward_alone(PyObject* attributes) {
+    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(hooks.object); ++index)
+        if (PyDict_GET_SIZE(PyTuple_GET_ITEM(hooks.object, index))) return false;
+    for (const Name& name : module_hooks) {
+        PyObject* own = PyDict_GetItemWithError(attributes, name.object);
+        if (!own || !PyDict_Check(own) || PyDict_GET_SIZE(own)) return false;
+    }
+    PyObject* members = reinterpret_cast<PyTypeObject*>(module_class.object)->tp_dict;
+    return PyDict_GetItemWithError(members, name_call.object) == module_call.object;
+}
+
+// (name, value, name, value, ...)
+bool same_attributes(PyObject* values, PyObject* attributes) {
+    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(values); index += 2) {
+        PyObject* expected = PyTuple_GET_ITEM(values, index + 1);
+        PyObject* found = PyDict_GetItemWithError(attributes, PyTuple_GET_ITEM(values, index));
+        if (found ? found != expected : expected != absent.object) return false;
+    }
+    return true;
+}
+
+// (holder, name, tensor, place, requires_grad, ...)
+bool same_tensors(PyObject* tensors, PyObject* attributes) {
+    PyObject *last = Py_None, *members = nullptr;  // the same holder mostly has several
+    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(tensors); index += 5) {
+        PyObject *holder = PyTuple_GET_ITEM(tensors, index), *tensor = PyTuple_GET_ITEM(tensors, index + 2);
+        if (holder != Py_None) {
+            if (holder != last) members = PyDict_GetItemWithError(attributes, last = holder);
+            if (!members || !PyDict_Check(members)) return false;
+            if (PyDict_GetItemWithError(members, PyTuple_GET_ITEM(tensors, index + 1)) != tensor) return false;
+        }
+        if (tensor == Py_None) continue;
+        const Ref requires_grad = requires_grad_of.answer(tensor);
+        if (requires_grad.get() != PyTuple_GET_ITEM(tensors, index + 4)) return false;
+        if (!lies_at(tensor, PyTuple_GET_ITEM(tensors, index + 3))) return false;
+    }
+    return true;
+}
+
+}  // namespace
+
+bool lies_at(PyObject* tensor, PyObject* place) {
+    const Ref found = place_of.answer(tensor);
+    return found && PyObject_RichCompareBool(found.get(), place, Py_EQ) == 1;
+}
+
+bool undisturbed(PyObject* module, PyObject* stream, PyObject* segment) {
+    PyObject* watch = stream_watch.of(stream);
+    if (watch == Py_None || stream_whole.of(stream) != Py_False) return false;
+    const Ref attributes = attributes_of(module);
+    return attributes && calls_forward_alone(attributes.get()) &&
+           same_attributes(watch_attributes.of(watch), attributes.get()) &&
+           same_tensors(watch_tensors.of(watch), attributes.get()) && same_modes(segment) && no_mode_matters();
+}
+
+}  // namespace recording
