@@ -74,8 +74,10 @@ def _found(place: str) -> tuple[Costs, str]:
     return FIXED, f"fixed: {path} cannot be written"
 
 
+@functools.cache
 def costs() -> Costs:
-    """The constants in force. Never raises: what cannot be read or measured is replaced by the fixed ones."""
+    """The constants in force, as the first question finds them. Never raises: what cannot be read or measured
+    is replaced by the fixed ones."""
     return _found(_place())[0]
 
 

@@ -180,8 +180,13 @@ class LayerOutputs:
     @classmethod
     def empty(cls, layer: Layer) -> LayerOutputs:
         """All outputs empty."""
+        return cls(*cls.empties(layer))
+
+    @staticmethod
+    def empties(layer: Layer) -> tuple[Tensor, ...]:
+        """The fields of `empty`, in order."""
         value, long, short = (empty(layer.m0, dtype) for dtype in (None, torch.int64, torch.int32))
-        return cls(
+        return (
             *(value, value, value, value, value, long, short, value),
             *(long, short, value, value, value, long, short),
         )

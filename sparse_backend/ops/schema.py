@@ -271,7 +271,7 @@ class _LayerFunction(torch.autograd.Function):
         found = backend.forward(described).flat()
         out = tuple(
             None if value is other else value
-            for value, other in zip(found, LayerOutputs.empty(described).flat(), strict=True)
+            for value, other in zip(found, LayerOutputs.empties(described), strict=True)
         )
         _save_for_backward(ctx, tuple(arguments), out)
         return out
@@ -281,17 +281,18 @@ class _LayerFunction(torch.autograd.Function):
         return (*_layer_gradient(ctx, *grads), None)
 
 
-def run(*args: Any) -> LayerOutputs:
-    """`LayerOutputs(*layer(*args))`, the same results and gradients at less cost per call."""
+def run(*args: Any) -> tuple[Layer, LayerOutputs]:
+    """The `Layer` that the arguments describe, and `LayerOutputs(*layer(*args))`: the same results and
+    gradients at less cost per call."""
     if modes_matter() or torch.compiler.is_compiling():
-        return LayerOutputs(*layer(*args))
+        return Layer.from_arguments(*args), LayerOutputs(*layer(*args))
     # Torch negates lazily what complex numbers leave; the kernels read memory.
     args = tuple(value.resolve_neg() if isinstance(value, Tensor) else value for value in args)
     described = Layer.from_arguments(*args)
     if not torch.is_grad_enabled():
-        return backend.forward(described)
+        return described, backend.forward(described)
     found: tuple[Tensor | None, ...] = _LayerFunction.apply(*args, described)
-    empties = LayerOutputs.empty(described).flat()
-    return LayerOutputs(
+    empties = LayerOutputs.empties(described)
+    return described, LayerOutputs(
         *(other if value is None else value for value, other in zip(found, empties, strict=True))
     )

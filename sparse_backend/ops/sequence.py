@@ -164,8 +164,8 @@ def run_layer(
         *(tensor, *packed, weight, bias, *coefficients, m0, i0, cuts),
         *(steps, spec.encode(), rule.mode, rule.level, rule.key, learn, want_spikes, want_membrane),
     )
-    out = run_operator(*args)
-    return _describe(Layer.from_arguments(*args), out, spike_dtype or m0.dtype)
+    layer, out = run_operator(*args)
+    return _describe(layer, out, spike_dtype or m0.dtype)
 
 
 def _describe(layer: Layer, out: LayerOutputs, spike_dtype: torch.dtype) -> LayerOutput:

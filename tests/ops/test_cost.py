@@ -22,12 +22,16 @@ MEASURED = Costs(2.0, 1.5, 2.25, 2.75, 0.9)
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Sets SPARSE_BACKEND_COSTS as a new process would find it."""
 
+    def forget() -> None:
+        calibration._found.cache_clear()
+        calibration.costs.cache_clear()
+
     def set_place(value: str) -> None:
         monkeypatch.setenv("SPARSE_BACKEND_COSTS", value)
-        calibration._found.cache_clear()
+        forget()
 
     yield set_place
-    calibration._found.cache_clear()
+    forget()
 
 
 @pytest.fixture
