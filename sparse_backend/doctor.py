@@ -123,7 +123,10 @@ def _cpu_module() -> Finding:
         module: Any = importlib.import_module("sparse_backend._cpu")
     except ImportError as error:
         return Finding(subject, "missing", f"{_absence('_cpu', error)}; plain torch is used, slowly")
-    return Finding(subject, "ok", f"instruction set {module.isa()} of {', '.join(module.isas())}")
+    try:
+        return Finding(subject, "ok", f"instruction set {module.isa()} of {', '.join(module.isas())}")
+    except ValueError as error:
+        return Finding(subject, "missing", f"SPARSE_BACKEND_ISA: {error}")
 
 
 def _recorder_module() -> Finding:

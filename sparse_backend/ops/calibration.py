@@ -61,7 +61,10 @@ def _found(place: str) -> tuple[Costs, str]:
     native = backend.native()
     if place == "fixed" or native is None:
         return FIXED, "fixed"
-    path, key = Path(place), _key(native)
+    try:
+        path, key = Path(place), _key(native)
+    except ValueError as error:  # an instruction set that is not there
+        return FIXED, f"fixed: {error}"
     known = _read(path)
     kept = _valid(known.get(key))
     if kept is not None:
@@ -74,17 +77,21 @@ def _found(place: str) -> tuple[Costs, str]:
     return FIXED, f"fixed: {path} cannot be written"
 
 
-@functools.cache
 def costs() -> Costs:
     """The constants in force, as the first question finds them. Never raises: what cannot be read or measured
     is replaced by the fixed ones."""
-    return _found(_place())[0]
+    return _in_force()[0]
 
 
 def describe() -> str:
     """The constants in force and where they come from, for people."""
-    values, origin = _found(_place())
+    values, origin = _in_force()
     return ", ".join(f"{name} {value:.3g}" for name, value in asdict(values).items()) + f" ({origin})"
+
+
+@functools.cache
+def _in_force() -> tuple[Costs, str]:
+    return _found(_place())
 
 
 def _place() -> str:

@@ -155,8 +155,7 @@ def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int
         if out.tails.numel():
             call.read("carrier_m_last", out.tails[0])
             call.read("carrier_i_last", out.tails[1])
-    sparse = not recompute and grads.membrane is None
-    finish = _request_products(g, layer, out, needs, result, sparse)
+    finish = _request_products(g, layer, out, needs, result, recompute, grads.membrane is None)
     run = native.backward_dense if recompute else native.backward
     run(native.layer(**call.fields), native.gradients(**g.fields))
     finish()
@@ -172,7 +171,7 @@ def forms(layer: Layer, out: LayerOutputs) -> dict[str, str]:
         return answer | {"feed": "constant" if layer.constant else "current"}
     answer["feed"] = "events" if by_events(layer) else "gemm"
     if layer.gradient != "none":
-        answer["weight_gradient"] = _weight_form(layer, out)
+        answer["weight_gradient"] = _weight_form(layer, out, recomputed=answer["scan"] == "recompute")
         if layer.packed and layer.source.requires_grad:
             answer["input_gradient"] = _input_form(layer)
     return answer
@@ -183,8 +182,15 @@ def _set(result: Any, name: str, value: Tensor) -> Tensor:
     return value
 
 
-def _weight_form(layer: Layer, out: LayerOutputs, innovations_sparse: bool = True) -> str:
-    """innovations_sparse: False where a gradient reaches the membrane at every step, or the scan is dense."""
+def _weight_form(
+    layer: Layer, out: LayerOutputs, innovations_sparse: bool = True, recomputed: bool = False
+) -> str:
+    """innovations_sparse: False where a gradient reaches the membrane at every step, or the scan is dense.
+
+    recomputed: whether the scan is the dense one, which reads a dense input as a current only.
+    """
+    if recomputed and not layer.packed:
+        return "gemm"
     steps, batch, width = layer.shape
     share = density(layer) if layer.packed else 1.0
     listed = innovations_sparse and layer.lists_active
@@ -255,7 +261,13 @@ def _rows(x: Tensor, batch_major: bool) -> Tensor:
 
 
 def _request_products(
-    g: Call, layer: Layer, out: LayerOutputs, needs: int, result: LayerGradients, sparse: bool
+    g: Call,
+    layer: Layer,
+    out: LayerOutputs,
+    needs: int,
+    result: LayerGradients,
+    recompute: bool,
+    innovations_listed: bool,
 ) -> Callable[[], None]:
     """Ask for dW, db and dx in their cheapest forms; returns what is left to do after the scan."""
     like, dtype = layer.m0, layer.m0.dtype
@@ -263,7 +275,8 @@ def _request_products(
     wants = {name: bool(needs & bit) for name, bit in NEEDS.items()}
     if layer.weight is None:
         return _request_current(g, layer, wants["source"], result)
-    form = _weight_form(layer, out, sparse) if wants["weight"] else ""
+    sparse = not recompute and innovations_listed
+    form = _weight_form(layer, out, sparse, recompute) if wants["weight"] else ""
     below = _input_form(layer) if wants["source"] and layer.packed else "gemm"
     if wants["bias"]:
         g.write("d_bias", _set(result, "bias", like.new_empty(width)))

@@ -24,7 +24,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
 
     def forget() -> None:
         calibration._found.cache_clear()
-        calibration.costs.cache_clear()
+        calibration._in_force.cache_clear()
 
     def set_place(value: str) -> None:
         monkeypatch.setenv("SPARSE_BACKEND_COSTS", value)

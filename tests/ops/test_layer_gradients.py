@@ -82,6 +82,21 @@ def test_odd_shapes(
         check(case, surrogate, rule)
 
 
+@pytest.mark.parametrize("inputs", [1, 2, 5])
+@pytest.mark.parametrize(("surrogate", "rule"), RULES, ids=lambda v: getattr(v, "mode", None) or str(v))
+@pytest.mark.parametrize("spec", [SPECS[3], SPECS[8], SPECS[16]], ids=spec_name)
+def test_few_dense_inputs(
+    implementation: str, spec: NeuronSpec, surrogate: Surrogate, rule: GradientRule, inputs: int
+) -> None:
+    """With fewer inputs than a row has vectors, filtering them (the trace form) is the cheapest way to dW."""
+    for membrane in (True, False):
+        case = Case.random(
+            spec, surrogate, inputs=inputs, width=50, density=1.0, input_gradient=False,
+            membrane_gradient=membrane,
+        )  # fmt: skip
+        check(case, surrogate, rule)
+
+
 def two_layers(rule: GradientRule, below: Case, above: Case, *, packed: bool) -> dict[str, torch.Tensor]:
     """Gradients of a two-layer net whose hidden spikes are also read by a regulariser."""
     first = below.run(rule)
