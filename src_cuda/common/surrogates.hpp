@@ -118,9 +118,10 @@ SB_INLINE Real active_value(Gradient rule, Real level, Real sigma, Real x) {
     return sigma;
 }
 
-// Systematic sampling along time: advances an entry's sum, in [0, 1), and returns what it came to; from 1 on the entry
-// is drawn. One at the level or above adds 1 and so always is. The reciprocal of the level is the same for all entries;
-// a division for each would cost as much as the derivative.
+// Systematic sampling along time: advances an entry's sum and returns what it came to; from 1 on the entry is drawn and
+// the sum begins anew below 1, but for rounding, which a later draw makes good. One at the level or above adds 1 and so
+// is always drawn. The reciprocal of the level is the same for all entries; a division for each would cost as much as
+// the derivative.
 template <class Real>
 SB_INLINE Real advance_draw(Real level, Real sigma, Real& sum) {
     const Real share = absolute(sigma) * (Real(1) / level);
