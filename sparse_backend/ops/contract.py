@@ -215,6 +215,20 @@ class OutputGradients:
             dense = self.carrier if dense is None else dense + self.carrier
         return dense
 
+    def use_surrogate(self, layer: Layer) -> bool:
+        """Whether a gradient goes through a spike: one came back for it, or a reset hands it on."""
+        return self.carrier is not None or self.spikes is not None or layer.spec.post != "none"
+
+    def need_trajectory(self, layer: Layer) -> bool:
+        """Whether the reverse scan recomputes u and m: sigma' is used and dense, or a learned decay has no kept
+        sensitivities, at every membrane (which a gradient reaches) or at every active entry."""
+        dense = layer.active_dense or not layer.spec.fires or self.membrane is not None
+        return (
+            (layer.active_dense and self.use_surrogate(layer))
+            or layer.exact_reset
+            or (layer.carriers != 0 and dense)
+        )
+
 
 @dataclass
 class LayerGradients:

@@ -62,13 +62,14 @@ def weight_gradient_form(
 def input_gradient_form(active_below: float, inputs: int, width: int) -> str:
     """dL/dx at the lower layer's active entries: "sampled" dot products, or everywhere.
 
-    "gemm" is torch's product of a lam in memory, "gemm-fused" the kernels' own, of lam in cache.
+    "gemm" is torch's product of a lam in memory, "gemm-fused" the kernels' own, of lam in cache. Torch's reads the
+    lines of its result before it writes them.
     """
     c = costs()
     product = inputs * width
     sampled = c.dot * active_below * product if active_below < 1 else float("inf")
     fused = c.product * product + DENSE_ENTRY * inputs
-    gemm = product + DENSE_ENTRY * (inputs + width)
+    gemm = product + DENSE_ENTRY * (2 * inputs + width)
     return min((sampled, "sampled"), (fused, "gemm-fused"), (gemm, "gemm"))[1]
 
 

@@ -131,8 +131,7 @@ def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int
     _, batch, width = layer.shape
     like = layer.m0
     carriers = layer.carriers
-    needs_membranes = carriers != 0 and (not spec.fires or grads.membrane is not None)
-    recompute = layer.active_dense or layer.exact_reset or needs_membranes
+    recompute = grads.need_trajectory(layer)
     call = describe(layer, need_input=recompute)
     g = Call()
     if layer.exact_reset:
@@ -140,7 +139,7 @@ def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int
         _pass_drawn_gradients(g, layer, out, grads)
     else:
         _pass_spike_gradients(g, layer, out, grads)
-    _pass_saved(g, out, grads, layer.m0.dtype, recompute)
+    _pass_saved(g, layer, out, grads, recompute)
     result = LayerGradients.empty(layer)
     for name, vector in (("m0", "d_m0"), ("i0", "d_i0")):
         if needs & NEEDS[name]:
@@ -242,15 +241,17 @@ def _graded_gradient(layer: Layer, out: LayerOutputs, grads: OutputGradients) ->
 
 
 def _pass_saved(
-    g: Call, out: LayerOutputs, grads: OutputGradients, dtype: torch.dtype, recompute: bool
+    g: Call, layer: Layer, out: LayerOutputs, grads: OutputGradients, recompute: bool
 ) -> None:
+    dtype = layer.m0.dtype
     g.read_strided("g_membrane", grads.membrane, dtype)
     g.read("g_m_last", grads.m_last, dtype)
     g.read("g_i_last", grads.i_last, dtype)
-    lists = {"active_ptr": out.aptr, "active_idx": out.aidx, "active_u": out.au}
-    lists |= {"spike_ptr": out.ptr, "spike_idx": out.idx, "reset_ptr": out.rptr, "reset_idx": out.ridx}
-    if not recompute:
-        lists["active_carriers"] = out.sensitivities
+    lists = {"spike_ptr": out.ptr, "spike_idx": out.idx, "reset_ptr": out.rptr, "reset_idx": out.ridx}
+    if grads.use_surrogate(layer):
+        lists |= {"active_ptr": out.aptr, "active_idx": out.aidx, "active_u": out.au}
+        if not recompute:
+            lists["active_carriers"] = out.sensitivities
     for name, value in lists.items():
         g.read(name, value)
 

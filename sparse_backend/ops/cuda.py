@@ -132,13 +132,6 @@ def _make_lists(layer: Layer, call: Call, carriers: int, out: LayerOutputs) -> N
         out.ridx = lists.write_resets(out.rptr, size["resets"])
 
 
-def _recomputes(layer: Layer, grads: OutputGradients) -> bool:
-    """Whether the reverse scan recomputes the trajectory: sigma' is dense, or a learned decay meets a
-    gradient at every membrane, whose sensitivities are not kept."""
-    dense_membranes = layer.carriers != 0 and (not layer.spec.fires or grads.membrane is not None)
-    return layer.active_dense or layer.exact_reset or dense_membranes
-
-
 def _checkpoints(layer: Layer, call: Call) -> Tensor:
     """The state before every 16th step `[ceil(T/16), poles, B, N]`, from a forward scan that writes nothing
     else."""
@@ -171,7 +164,7 @@ def _reverse(layer: Layer, out: LayerOutputs, grads: OutputGradients, recompute:
 def _backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int) -> LayerGradients:
     native, like = module(), layer.m0
     wants = {name: bool(needs & bit) for name, bit in NEEDS.items()}
-    recompute = _recomputes(layer, grads)
+    recompute = grads.need_trajectory(layer)
     call = _describe(layer, need_input=recompute)
     if recompute:
         _checkpoints(layer, call)
