@@ -9,6 +9,7 @@ makes float64 comparisons possible.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -122,7 +123,7 @@ class Surrogate:
         none)."""
         return min(self.window, FORMULAS[self.kind].support(*self.params))
 
-    @property
+    @functools.cached_property
     def everywhere_active(self) -> bool:
         """Whether no entry can be ruled out: the support is unbounded on both sides."""
         return math.isinf(self.support) and self.kind != "sfs"

@@ -220,8 +220,8 @@ class OutputGradients:
         return self.carrier is not None or self.spikes is not None or layer.spec.post != "none"
 
     def need_trajectory(self, layer: Layer) -> bool:
-        """Whether the reverse scan recomputes u and m: sigma' is used and dense, or a learned decay has no kept
-        sensitivities, at every membrane (which a gradient reaches) or at every active entry."""
+        """Whether the reverse scan recomputes u and m: sigma' is used and dense, or a learned decay's
+        sensitivities are wanted where none were kept."""
         dense = layer.active_dense or not layer.spec.fires or self.membrane is not None
         return (
             (layer.active_dense and self.use_surrogate(layer))

@@ -62,8 +62,8 @@ def weight_gradient_form(
 def input_gradient_form(active_below: float, inputs: int, width: int) -> str:
     """dL/dx at the lower layer's active entries: "sampled" dot products, or everywhere.
 
-    "gemm" is torch's product of a lam in memory, "gemm-fused" the kernels' own, of lam in cache. Torch's reads the
-    lines of its result before it writes them.
+    "gemm" is torch's product of a lam in memory, which also reads its result's lines before it writes them;
+    "gemm-fused" the kernels' own, of lam in cache.
     """
     c = costs()
     product = inputs * width

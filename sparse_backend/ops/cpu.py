@@ -127,7 +127,7 @@ def forward(layer: Layer) -> LayerOutputs:
 
 def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int) -> LayerGradients:
     """See `sparse_backend::layer_backward` in schema.py."""
-    native, spec = module(), layer.spec
+    native = module()
     _, batch, width = layer.shape
     like = layer.m0
     carriers = layer.carriers
@@ -240,9 +240,7 @@ def _graded_gradient(layer: Layer, out: LayerOutputs, grads: OutputGradients) ->
     return total
 
 
-def _pass_saved(
-    g: Call, layer: Layer, out: LayerOutputs, grads: OutputGradients, recompute: bool
-) -> None:
+def _pass_saved(g: Call, layer: Layer, out: LayerOutputs, grads: OutputGradients, recompute: bool) -> None:
     dtype = layer.m0.dtype
     g.read_strided("g_membrane", grads.membrane, dtype)
     g.read("g_m_last", grads.m_last, dtype)

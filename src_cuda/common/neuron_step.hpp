@@ -140,7 +140,9 @@ struct Neuron {
     static SB_INLINE ReverseOutput<Real> reverse(const Coefficients<Real>& c, const ReverseInput<Real>& in) {
         ReverseOutput<Real> out;
         out.l = in.g_m + leak_factor(c) * keep_leak(in.r_next) * in.mu_next;
-        out.spike = in.sigma * (c.graded * in.g_z + jump(c, in.u) * out.l);
+        // Without a jump the spike's adjoint does not wait for that of m, which is a chain along time.
+        const Real outside = c.graded * in.g_z;
+        out.spike = in.sigma * (post == Post::none ? outside : outside + jump(c, in.u) * out.l);
         out.mu = keep_new(in.r) * (out.spike + through(in.s, in.r) * out.l);
         out.eta = in.carry_next + in.g_i;
         const Real direct = current_factor(c) * out.mu;

@@ -160,11 +160,15 @@ struct InputBuckets {
     Real* val;
 };
 
+// Steps that the dense reverse scan makes at a time: their rows stay in L1.
+constexpr int64_t reverse_steps = 8;
+
 // One thread's scratch for the reverse scans; padded rows unless said otherwise.
 template <class Real>
 struct ReverseScratch {
     const Real* decay;  // factor of the membrane from step to step
-    Real *mu, *carry, *row, *eta, *l, *spike, *g_z, *g_m, *g_i;
+    Real *mu, *carry, *row, *eta, *l, *spike;
+    Real* element_sum;  // of lambda over the steps of one batch element
     Real *spiked_l, *reset_l;
     Real* entry_add;       // what each active entry of a step adds
     int32_t* first_reset;  // neurons reset by the initial state
@@ -174,7 +178,8 @@ struct ReverseScratch {
     Real* lambda;                    // [chunk_rows, padded]; in the dense scan u until lambda takes its place
     // Dense scan only: the recomputed trajectory of one batch element, [T, padded].
     Real *m, *i_new;
-    Real* sigma;  // [T, padded] when sampled, else one row
+    Real* sigma;      // [T, padded] when sampled, else of reverse_steps rows
+    Real *g_z, *g_m;  // gradients from outside, of reverse_steps rows
     ForwardCursor<Real> forward;
     Real* plain;  // mu if nothing happened at this step
     TraceScratch<Real> trace;

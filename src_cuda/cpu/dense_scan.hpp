@@ -1,8 +1,9 @@
 // Reverse scan with sigma' at every entry: the trajectory is recomputed, then one fused pass per step.
 //
 // Cost per time step: the forward step again (reading u back from memory would cost more than computing
-// it), about five passes over the row in reverse, and the products of products.hpp. Scratch per thread:
-// one to four [T, N] arrays of one batch element, which stay in L2; lambda takes the place of u.
+// it), one pass for sigma', and in reverse one load of it and of the gradient and one store of lambda, the adjoints
+// staying in registers for some steps; then the products of products.hpp. Scratch per thread: one to four [T, N] arrays
+// of one batch element, which stay in L2; lambda takes the place of u.
 #pragma once
 
 #include "sparse_scan.hpp"
@@ -37,10 +38,13 @@ void recompute(const LayerView<Real>& layer, const GradientView<Real>& grads, co
     }
 }
 
-// Rows of the trajectory around one step.
+// The rows of the steps that come next are asked for while these are made.
+constexpr int64_t gradient_distance = reverse_steps;
+
+// Rows around one step.
 template <class Real>
 struct Around {
-    const Real *u, *m, *m_prev, *i_new, *i_prev, *lambda;
+    const Real *u, *m_prev, *i_new, *i_prev, *lambda, *g_z;
 };
 
 template <class Real>
@@ -77,41 +81,67 @@ void coefficient_sums(const LayerView<Real>& layer, const GradientView<Real>& gr
     if (grads.want_reset && layer.post == Post::value)
         for (int64_t j = 0; j < n; ++j) sums.reset[j] += spike_at(j) * l[j];
     if (grads.want_graded)
-        for (int64_t j = 0; j < n; ++j) sums.graded[j] += spike_at(j) * scratch.g_z[j];
+        for (int64_t j = 0; j < n; ++j) sums.graded[j] += spike_at(j) * at.g_z[j];
 }
 
-// Gradients from outside on z[t], m[t] and i[t] as padded rows. A row that nothing reaches before the last step is
-// cleared in the first two calls.
+// Row t of a gradient from outside; asks for one that is needed later.
 template <class Real>
-void outer_gradients(const LayerView<Real>& layer, const GradientView<Real>& grads, ReverseScratch<Real>& scratch,
-                     int64_t b, int64_t t) {
-    const int64_t n = layer.padded, width = layer.width;
-    const bool last = t == layer.steps - 1;
-    const auto load = [&](Real* to, const Strided<const Real>& from, bool changed) {
-        if (from.data) {
-            const Real* source = from.data + t * from.stride_t + b * from.stride_b;
-            if (t >= prefetch_distance) prefetch_row(source - prefetch_distance * from.stride_t, width);
-            load_row(to, source, width, n);
-        } else if (changed) {
-            fill_row(to, n, Real(0));
-        }
+SB_INLINE const Real* gradient_row(const LayerView<Real>& layer, const Strided<const Real>& from, int64_t b,
+                                   int64_t t) {
+    const auto row = [&](int64_t element, int64_t step) {
+        return from.data + step * from.stride_t + element * from.stride_b;
     };
-    load(scratch.g_z, grads.g_spikes, last || grads.g_active);
-    load(scratch.g_m, grads.g_membrane, t >= layer.steps - 2);
-    if (grads.g_active) {
+    const int64_t later = t - gradient_distance;
+    if (later >= 0)
+        prefetch_row(row(b, later), layer.width);
+    else if (b + 1 < layer.batch && later + layer.steps >= 0)
+        prefetch_row(row(b + 1, later + layer.steps), layer.width);
+    return row(b, t);
+}
+
+// What comes back from outside for z and m of steps [from, to), into `in`.
+template <class Real>
+void outer_gradients(const LayerView<Real>& layer, const GradientView<Real>& grads, const ReverseScratch<Real>& scratch,
+                     int64_t b, int64_t from, int64_t to, ReverseRows<Real>& in) {
+    const int64_t n = layer.padded, width = layer.width;
+    const Strided<const Real>&of_z = grads.g_spikes, &of_m = grads.g_membrane;
+    const bool last = to == layer.steps && grads.g_m_last;
+    // Whole rows are read where they lie.
+    const bool in_place = of_z.data && !grads.g_active && width == n;
+    in.g_z = in_place ? of_z.data + from * of_z.stride_t + b * of_z.stride_b : scratch.g_z;
+    in.g_z_stride = in_place ? of_z.stride_t : n;
+    in.g_m = of_m.data || last ? scratch.g_m : nullptr;
+    if (!of_z.data) fill_row(scratch.g_z, (to - from) * n, Real(0));
+    if (in.g_m && !of_m.data) fill_row(scratch.g_m, (to - from) * n, Real(0));
+    for (int64_t t = to - 1; t >= from; --t) {
+        Real *g_z = scratch.g_z + (t - from) * n, *g_m = scratch.g_m + (t - from) * n;
+        const Real* row = of_z.data ? gradient_row(layer, of_z, b, t) : nullptr;
+        if (row && !in_place) load_row(g_z, row, width, n);
+        if (of_m.data) load_row(g_m, gradient_row(layer, of_m, b, t), width, n);
+        if (!grads.g_active) continue;
         const Entries active = entries_of(layer, grads.active, b * layer.steps + t);
         const Real* g = grads.g_active + (active.count ? active.idx - grads.active.idx : 0);
-        for (int64_t k = 0; k < active.count; ++k) scratch.g_z[active[k]] += g[k];
+        for (int64_t k = 0; k < active.count; ++k) g_z[active[k]] += g[k];
     }
-    if (last && grads.g_m_last) add_row(scratch.g_m, grads.g_m_last + b * layer.columns, width);
-    if (t >= layer.steps - 2) fill_row(scratch.g_i, n, Real(0));
-    if (last && grads.g_i_last && layer.poles == 2) add_row(scratch.g_i, grads.g_i_last + b * layer.columns, width);
+    if (last) add_row(scratch.g_m + (to - 1 - from) * n, grads.g_m_last + b * layer.columns, width);
+}
+
+// sigma' of the steps from t on, `steps` of them.
+template <class Real>
+const Real* surrogate_rows(const LayerView<Real>& layer, const SigmaRule<Real>& rule,
+                           const ReverseScratch<Real>& scratch, int64_t t, int64_t steps, const Real* u) {
+    const int64_t n = layer.padded;
+    if (layer.gradient == Gradient::sampled) return scratch.sigma + t * n;
+    if (layer.gradient == Gradient::none) fill_row(scratch.sigma, steps * n, Real(0));
+    for (int64_t k = 0; layer.gradient != Gradient::none && k < steps; ++k)
+        rule.apply(rule, n, u + k * n, layer.coefficients.threshold, scratch.forward.sum, scratch.sigma + k * n);
+    return scratch.sigma;
 }
 
 // Steps [from, to) of batch element b; rows holds u and gets lambda. All steps of u lie there.
 template <class Real>
 void dense_steps(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& sums,
-                 ReverseScratch<Real>& scratch, const StepTable<Real>& table, int64_t b, int64_t from, int64_t to,
+                 const ReverseScratch<Real>& scratch, const StepTable<Real>& table, int64_t b, int64_t from, int64_t to,
                  Real* rows) {
     const int64_t n = layer.padded, steps = layer.steps;
     const SigmaRule<Real> rule = sigma_rule(layer, layer.gradient);
@@ -119,48 +149,58 @@ void dense_steps(const LayerView<Real>& layer, const GradientView<Real>& grads, 
     const bool learns =
         needs_current(grads) || grads.want_leak || grads.want_threshold || grads.want_reset || grads.want_graded;
     const Real* m_rows = layer.post == Post::none ? rows - from * n : scratch.m;
-    for (int64_t t = to - 1; t >= from; --t) {
-        if (layer.cuts && t + 1 < steps && layer.cuts[t + 1]) {
+    ReverseRows<Real> in = {};
+    in.mu = scratch.mu;
+    in.carry = scratch.carry;
+    in.bias = sums.bias;
+    if (learns) {
+        in.l = scratch.l;
+        in.spike = scratch.spike;
+        in.eta = scratch.eta;
+    }
+    for (int64_t end = to, begin; end > from; end = begin) {
+        // Gradients of coefficients read what one step leaves; the state that enters a cut is detached.
+        begin = end - 1;
+        while (!learns && begin > from && end - begin < reverse_steps && !(layer.cuts && layer.cuts[begin])) --begin;
+        if (layer.cuts && end < steps && layer.cuts[end]) {
             fill_row(scratch.mu, n, Real(0));
             fill_row(scratch.carry, n, Real(0));
         }
-        // Gradients of coefficients read u after lambda is made.
-        Real *row = rows + (t - from) * n, *lambda = learns ? scratch.row : row;
-        const Around<Real> at = {row,
-                                 m_rows + t * n,
-                                 t ? m_rows + (t - 1) * n : cursor.m,
-                                 scratch.i_new + t * n,
-                                 t ? scratch.i_new + (t - 1) * n : cursor.i,
-                                 lambda};
-        outer_gradients(layer, grads, scratch, b, t);
-        Real* sigma = scratch.sigma;
-        if (layer.gradient == Gradient::sampled)
-            sigma += t * n;
-        else if (layer.gradient == Gradient::none)
-            fill_row(sigma, n, Real(0));
-        else
-            rule.apply(rule, n, at.u, layer.coefficients.threshold, cursor.sum, sigma);
-        table.reverse(layer, {at.u, at.m_prev, at.m, sigma, scratch.g_z, scratch.g_m, scratch.g_i, scratch.mu,
-                              scratch.carry, lambda, scratch.l, scratch.spike, scratch.eta, sums.bias, learns});
+        Real* row = rows + (begin - from) * n;
+        outer_gradients(layer, grads, scratch, b, begin, end, in);
+        in.steps = end - begin;
+        in.u = row;
+        in.m = m_rows + begin * n;
+        in.m_before = begin ? in.m - n : cursor.m;
+        in.sigma = surrogate_rows(layer, rule, scratch, begin, end - begin, row);
+        in.lambda = learns ? scratch.row : row;
+        table.reverse(layer, in);
         if (!learns) continue;
-        coefficient_sums(layer, grads, sums, scratch, at);
-        store_row(row, lambda, n);
+        const Real* i_new = scratch.i_new + begin * n;
+        coefficient_sums(layer, grads, sums, scratch,
+                         {row, in.m_before, i_new, begin ? i_new - n : cursor.i, in.lambda, in.g_z});
+        store_row(row, in.lambda, n);
     }
 }
 
 template <class Real>
-void dense_reverse(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& sums,
+void dense_reverse(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& slot,
                    ReverseScratch<Real>& scratch, int64_t first, int64_t last) {
     const StepTable<Real> table = find_step<Real>(layer.integrator, layer.poles, layer.pre, layer.post);
+    const SlotSums<Real> sums = sums_of_scan(grads, slot, scratch);
     // A chunk has room for all steps.
     const auto scan = [&](int64_t b, int64_t from, int64_t to, Real* rows) {
         if (to == layer.steps) {
             recompute(layer, grads, table, scratch, b, rows - from * layer.padded);
             start_state(layer, b, scratch.forward.m, scratch.forward.i);
-            start_reverse(layer, grads, scratch, b);
+            start_reverse(layer, grads, scratch);
+            if (grads.g_i_last && layer.poles == 2)
+                load_row(scratch.carry, grads.g_i_last + b * layer.columns, layer.width, layer.padded);
         }
         dense_steps(layer, grads, sums, scratch, table, b, from, to, rows);
-        if (from == 0) initial_gradients(layer, grads, scratch, b);
+        if (from > 0) return;
+        initial_gradients(layer, grads, scratch, b);
+        finish_element_sum(layer, grads, slot, scratch, b);
     };
     for_chunks(layer, grads, sums, scratch, first, last, scan);
 }

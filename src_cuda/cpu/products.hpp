@@ -182,8 +182,8 @@ void sample_input_gradient(const LayerView<Real>& layer, const GradientView<Real
     });
 }
 
-// The products of rows [row, row + rows) of one batch element, whose lambda is in L1. The bias is the scans' own: they
-// have lambda in registers.
+// The products of rows [row, row + rows) of one batch element, whose lambda is in L1. Sums over time are the scans'
+// own: they have lambda in registers.
 template <class Real>
 void row_products(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& sums,
                   const ReverseScratch<Real>& scratch, int64_t b, int64_t t, int64_t rows, const Real* lambda) {
@@ -195,9 +195,6 @@ void row_products(const LayerView<Real>& layer, const GradientView<Real>& grads,
         for (int64_t r = 0; r < rows; ++r)
             store_row(grads.d_current.data + (t + r) * grads.d_current.stride_t + b * grads.d_current.stride_b,
                       lambda + r * n, layer.width);
-    if (grads.d_current_sum)
-        for (int64_t r = 0; r < rows; ++r)
-            add_row(grads.d_current_sum + b * layer.columns, lambda + r * n, layer.width);
 }
 
 // The products of rows [row, row + rows) that gain from having many of them; scratch holds lambda.

@@ -38,12 +38,17 @@ template <class Real>
 class ReverseMemory {
   public:
     ReverseMemory(const LayerView<Real>& view, const GradientView<Real>& grads, const Real* decay, bool dense)
-        : forward_(view), rows_(13, view.padded), first_reset_(view.padded), scratch() {
+        : forward_(view),
+          rows_(11 + (dense ? 2 * reverse_steps : 0), view.padded),
+          first_reset_(view.padded),
+          scratch() {
         scratch.decay = decay;
         for (Real** row :
-             {&scratch.mu, &scratch.carry, &scratch.row, &scratch.eta, &scratch.l, &scratch.spike, &scratch.g_z,
-              &scratch.g_m, &scratch.g_i, &scratch.spiked_l, &scratch.reset_l, &scratch.entry_add, &scratch.plain})
+             {&scratch.mu, &scratch.carry, &scratch.row, &scratch.eta, &scratch.l, &scratch.spike, &scratch.element_sum,
+              &scratch.spiked_l, &scratch.reset_l, &scratch.entry_add, &scratch.plain})
             *row = rows_.take();
+        if (dense)
+            for (Real** rows : {&scratch.g_z, &scratch.g_m}) *rows = rows_.take(reverse_steps);
         scratch.first_reset = first_reset_.get();
         scratch.forward = forward_.cursor;
         scratch.chunk_rows = chunk_rows(view, dense);
@@ -93,7 +98,7 @@ class ReverseMemory {
         const bool sampled = view.gradient == Gradient::sampled, carries = view.post != Post::none;
         const bool current = grads.want_membrane || grads.want_gain || grads.want_synapse;
         const int64_t size = view.steps * view.padded;
-        trajectory_.reserve((carries + current + sampled) * size + view.padded);
+        trajectory_.reserve((carries + current + sampled) * size + reverse_steps * view.padded);
         Real* next = trajectory_.get();
         const auto take = [&](bool wanted) {
             Real* taken = next;

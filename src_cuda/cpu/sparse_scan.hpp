@@ -107,11 +107,27 @@ void carrier_tails(const LayerView<Real>& layer, const GradientView<Real>& grads
 }
 
 template <class Real>
-void start_reverse(const LayerView<Real>& layer, const GradientView<Real>& grads, ReverseScratch<Real>& scratch,
-                   int64_t b) {
+void start_reverse(const LayerView<Real>& layer, const GradientView<Real>& grads, const ReverseScratch<Real>& scratch) {
     fill_row(scratch.mu, layer.padded, Real(0));
     fill_row(scratch.carry, layer.padded, Real(0));
-    if (grads.d_current_sum) fill_row(grads.d_current_sum + b * layer.columns, layer.width, Real(0));
+    if (grads.d_current_sum) fill_row(scratch.element_sum, layer.padded, Real(0));
+}
+
+// The sums of a scan, whose sum of lambda is one batch element's own where that is wanted.
+template <class Real>
+SlotSums<Real> sums_of_scan(const GradientView<Real>& grads, const SlotSums<Real>& slot,
+                            const ReverseScratch<Real>& scratch) {
+    SlotSums<Real> sums = slot;
+    if (grads.d_current_sum) sums.bias = scratch.element_sum;
+    return sums;
+}
+
+template <class Real>
+void finish_element_sum(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& slot,
+                        const ReverseScratch<Real>& scratch, int64_t b) {
+    if (!grads.d_current_sum) return;
+    store_row(grads.d_current_sum + b * layer.columns, scratch.element_sum, layer.width);
+    add_row(slot.bias, scratch.element_sum, layer.padded);
 }
 
 // Gradient of the initial state; mu and carry are those of step 0.
@@ -266,14 +282,15 @@ void plain_steps(const LayerView<Real>& layer, const GradientView<Real>& grads, 
 }
 
 template <class Real>
-void sparse_reverse(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& sums,
+void sparse_reverse(const LayerView<Real>& layer, const GradientView<Real>& grads, const SlotSums<Real>& slot,
                     ReverseScratch<Real>& scratch, int64_t first, int64_t last) {
     const int64_t steps = layer.steps;
     const bool plain = is_plain(layer, grads);
+    const SlotSums<Real> sums = sums_of_scan(grads, slot, scratch);
     scratch.unit_gain = has_unit_gain(layer);
     const auto scan = [&](int64_t b, int64_t from, int64_t to, Real* lambda) {
         if (to == steps) {
-            start_reverse(layer, grads, scratch, b);
+            start_reverse(layer, grads, scratch);
             scratch.first_reset_count = first_resets(layer, b, scratch.first_reset);
             scratch.trace.count = 0;
         }
@@ -287,6 +304,7 @@ void sparse_reverse(const LayerView<Real>& layer, const GradientView<Real>& grad
                          plain ? listed_innovations(layer, grads, b) : recorded_innovations(scratch.trace), b);
         carrier_tails(layer, grads, sums, b);
         initial_gradients(layer, grads, scratch, b);
+        finish_element_sum(layer, grads, slot, scratch, b);
     };
     for_chunks(layer, grads, sums, scratch, first, last, scan);
 }

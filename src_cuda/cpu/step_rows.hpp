@@ -143,57 +143,92 @@ void carrier_row(const CoefficientRows<Real>& rows, Carrier parameter, int64_t n
     }
 }
 
+// Steps in a row of one batch element, whose rows are n entries apart where no stride is named.
 template <class Real>
 struct ReverseRows {
-    const Real *u, *m_prev, *m;  // trajectory; m decides the reset of the next step
-    const Real *sigma, *g_z, *g_m, *g_i;
-    Real *mu, *carry;                // in: from step t + 1 (zero where detached); out: of step t
-    Real *lambda, *l, *spike, *eta;  // lambda may lie where u does
-    Real* bias;                      // sum of lambda
-    bool keeps;                      // whether l, spike and eta are written
+    int64_t steps;
+    const Real *u, *m, *m_before;   // trajectory; m_before: the membrane that enters the first of the steps
+    const Real *sigma, *g_z, *g_m;  // g_m: null for zeros
+    int64_t g_z_stride;
+    Real *mu, *carry;  // in: from the step after the last (zero where detached); out: of the first step
+    Real* lambda;      // may lie where u does
+    Real* bias;        // sum of lambda
+    Real *l, *spike, *eta;
 };
 
-// l, spike and eta are written only where coefficient gradients read them. uniform: as in step_words.
-template <class N, bool keeps, bool uniform, class Real>
-SB_INLINE void reverse_pass(const CoefficientRows<Real>& rows, int64_t n, const ReverseRows<Real>& in) {
+constexpr int reverse_vectors = 2;  // in a tile, with their mu, carry and bias
+
+// The adjoints of one tile, last step first. l, spike and eta, of one step, are written only where gradients of
+// coefficients read them. uniform: as in step_words.
+template <class N, bool keeps, bool uniform, int vectors, class Real>
+SB_INLINE void reverse_tile(const CoefficientRows<Real>& rows, int64_t n, int64_t column,
+                            const ReverseRows<Real>& shared) {
     typedef Wide<Real> W;
-    const Coefficients<W> shared = shared_wide(rows);
+    const ReverseRows<Real> in = shared;
     const W zero(Real(0)), one(Real(1));
-    for (int64_t j = 0; j < n; j += W::count) {
-        const Coefficients<W> c = uniform ? shared : wide_at(rows, j);
-        ReverseInput<W> step;
-        step.u = W::load(in.u + j);
-        step.s = choose(step.u > c.threshold, one, zero);
-        step.r = N::uses_reset ? N::reset_of(c, W::load(in.m_prev + j)) : zero;
-        step.r_next = N::uses_reset ? N::reset_of(c, W::load(in.m + j)) : zero;
-        step.sigma = W::load(in.sigma + j);
-        step.g_z = W::load(in.g_z + j);
-        step.g_m = W::load(in.g_m + j);
-        step.g_i = N::two_poles ? W::load(in.g_i + j) : zero;
-        step.mu_next = W::load(in.mu + j);
-        step.carry_next = N::two_poles ? W::load(in.carry + j) : zero;
-        const ReverseOutput<W> out = N::reverse(c, step);
-        store(out.mu, in.mu + j);
-        store(out.lambda, in.lambda + j);
-        store(W::load(in.bias + j) + out.lambda, in.bias + j);
-        if (N::two_poles) store(out.carry, in.carry + j);
-        if (keeps) {
-            store(out.l, in.l + j);
-            store(out.spike, in.spike + j);
-            if (N::two_poles) store(out.eta, in.eta + j);
+    const Coefficients<W> first = shared_wide(rows);
+    W mu[vectors], carry[vectors], bias[vectors];
+#pragma GCC unroll 2
+    for (int k = 0; k < vectors; ++k) {
+        const int64_t j = column + k * W::count;
+        mu[k] = W::load(in.mu + j);
+        carry[k] = N::two_poles ? W::load(in.carry + j) : zero;
+        bias[k] = W::load(in.bias + j);
+    }
+    for (int64_t t = in.steps - 1; t >= 0; --t) {
+        const Real* m_prev = t ? in.m + (t - 1) * n : in.m_before;
+#pragma GCC unroll 2
+        for (int k = 0; k < vectors; ++k) {
+            const int64_t j = column + k * W::count;
+            const Coefficients<W> c = uniform ? first : wide_at(rows, j);
+            ReverseInput<W> step;
+            step.u = W::load(in.u + t * n + j);
+            step.s = choose(step.u > c.threshold, one, zero);
+            step.r = N::uses_reset ? N::reset_of(c, W::load(m_prev + j)) : zero;
+            step.r_next = N::uses_reset ? N::reset_of(c, W::load(in.m + t * n + j)) : zero;
+            step.sigma = W::load(in.sigma + t * n + j);
+            step.g_z = W::load(in.g_z + t * in.g_z_stride + j);
+            step.g_m = in.g_m ? W::load(in.g_m + t * n + j) : zero;
+            step.g_i = zero;
+            step.mu_next = mu[k];
+            step.carry_next = carry[k];
+            const ReverseOutput<W> out = N::reverse(c, step);
+            mu[k] = out.mu;
+            carry[k] = out.carry;
+            bias[k] = bias[k] + out.lambda;
+            store(out.lambda, in.lambda + t * n + j);
+            if (keeps) {
+                store(out.l, in.l + j);
+                store(out.spike, in.spike + j);
+                if (N::two_poles) store(out.eta, in.eta + j);
+            }
         }
+    }
+#pragma GCC unroll 2
+    for (int k = 0; k < vectors; ++k) {
+        const int64_t j = column + k * W::count;
+        store(mu[k], in.mu + j);
+        if (N::two_poles) store(carry[k], in.carry + j);
+        store(bias[k], in.bias + j);
     }
 }
 
+template <class N, bool keeps, bool uniform, class Real>
+SB_INLINE void reverse_pass(const LayerView<Real>& layer, const ReverseRows<Real>& in) {
+    for_tiles<Real, reverse_vectors>(layer.padded, [&](int64_t column, auto tile) {
+        reverse_tile<N, keeps, uniform, decltype(tile)::count>(layer.coefficients, layer.padded, column, in);
+    });
+}
+
+// The steps in reverse; of one step l, spike and eta are written too where there is room for them.
 template <class N, class Real>
-void reverse_row(const LayerView<Real>& layer, const ReverseRows<Real>& in) {
-    const int64_t n = layer.padded;
-    if (in.keeps)
-        reverse_pass<N, true, false>(layer.coefficients, n, in);
+void reverse_rows(const LayerView<Real>& layer, const ReverseRows<Real>& in) {
+    if (in.l)
+        reverse_pass<N, true, false>(layer, in);
     else if (layer.uniform)
-        reverse_pass<N, false, true>(layer.coefficients, n, in);
+        reverse_pass<N, false, true>(layer, in);
     else
-        reverse_pass<N, false, false>(layer.coefficients, n, in);
+        reverse_pass<N, false, false>(layer, in);
 }
 
 template <class Real>
@@ -213,7 +248,7 @@ struct TableOf {
         typedef Neuron<integrator, poles, pre, post> N;
         if constexpr (N::is_supported)
             return {step_row<N, Real>, trajectory_row<N, Real>, current_row<N, Real>, carrier_row<N, Real>,
-                    reverse_row<N, Real>};
+                    reverse_rows<N, Real>};
         else
             return {};
     }

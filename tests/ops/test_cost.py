@@ -51,7 +51,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_forms_at_the_ends() -> None:
     assert cost.feed_form(0.01, 700, 200) == "events" and cost.feed_form(1.0, 700, 200) == "gemm"
     assert cost.input_gradient_form(0.01, 200, 200) == "sampled"
-    assert cost.input_gradient_form(1.0, 200, 200) == "gemm-fused"
+    for width in (10, 200):
+        assert cost.input_gradient_form(1.0, 1000, width) == "gemm-fused"
     assert 0.2 < cost.feed_limit() < 1
     assert cost.weight_gradient_form(0.01, 1.0, 700, 200, True, True) == "spike"
     assert cost.weight_gradient_form(0.5, 0.02, 700, 200, True, True) == "trace"

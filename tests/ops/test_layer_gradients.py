@@ -40,6 +40,34 @@ def test_every_spec(
     check(Case.random(spec, surrogate, per_neuron=per_neuron, membrane_gradient=False), surrogate, rule)
 
 
+@pytest.mark.parametrize("learn", [True, False], ids=["learned", "fixed"])
+@pytest.mark.parametrize(("surrogate", "rule"), RULES, ids=lambda v: getattr(v, "mode", None) or str(v))
+@pytest.mark.parametrize("spec", SPECS, ids=spec_name)
+def test_no_gradient_at_the_spikes(
+    implementation: str, spec: NeuronSpec, surrogate: Surrogate, rule: GradientRule, learn: bool
+) -> None:
+    """A loss on membrane potentials alone: the surrogate matters only where a reset hands a gradient on."""
+    for membrane in (True, False):
+        case = Case.random(spec, surrogate, learn=learn, membrane_gradient=membrane)
+        out = case.run(rule)
+        path = case.trajectory(surrogate.windowed(rule.level) if rule.mode == "window" else surrogate)
+        want = case.gradients(None, path.m, (path.m[-1], path.i[-1])[: spec.poles])
+        assert_close(case.gradients(None, out.membrane, out.state), want, TOLERANCE)
+
+
+def test_trajectory_is_not_recomputed_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    native = pytest.importorskip("sparse_backend._cpu")
+    scans: list[str] = []
+    for name in ("backward", "backward_dense"):
+        scan = getattr(native, name)
+        monkeypatch.setattr(native, name, lambda *args, n=name, run=scan: (scans.append(n), run(*args)))
+    for spikes in (True, False):
+        case = Case.random(SPECS[3], S.atan(2.0), learn=False)
+        out = case.run(GradientRule("exact"))
+        case.gradients(out.dense_spikes if spikes else None, out.membrane, out.state)
+    assert scans == ["backward_dense", "backward"]
+
+
 FEEDS = {
     "events": {"density": 0.1, "input_gradient": False, "binary": True},
     "weighted-events": {"density": 0.1, "input_gradient": False},
