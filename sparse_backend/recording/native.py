@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import ArgumentError
 from ..options import native_allowed
 from ..torch_private import GLOBAL_HOOKS, MODE_QUESTIONS, place, wrap
-from .capture import Inputs
+from .capture import Inputs, Run
 from .deferred import Deferred, as_subclass
 from .neuron_stream import NeuronStream
 from .segment import Segment, thread
@@ -51,7 +51,7 @@ def _connected() -> Any:
     module.connect(
         {
             **{kind.__name__: kind for kind in (Deferred, FeedStream, NeuronStream, Stream, Segment)},
-            **{kind.__name__: kind for kind in (Inputs, Wrappers, Watch, Tensor)},
+            **{kind.__name__: kind for kind in (Inputs, Run, Wrappers, Watch, Tensor)},
             **{"ABSENT": ABSENT, "thread": thread, "wrap": wrap, "link": as_subclass},
             **{"place": place, "base": Tensor._base, "offset": Tensor.storage_offset},
             **{"strides": Tensor.stride, "shape": Tensor.shape, "dtype": Tensor.dtype},

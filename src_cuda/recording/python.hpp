@@ -51,4 +51,8 @@ inline bool is_type(PyObject* object, PyObject* type) {
     return Py_TYPE(object) == reinterpret_cast<PyTypeObject*>(type);
 }
 
+inline bool has_weak_references(PyObject* object) {
+    return *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(object) + Py_TYPE(object)->tp_weaklistoffset);
+}
+
 }  // namespace recording

@@ -5,16 +5,17 @@
 #include <initializer_list>
 
 #include "modes.hpp"
+#include "spares.hpp"
 
 namespace recording {
 namespace {
 
-Slot* const slots[] = {&stream_segment,  &stream_children,   &stream_count,         &stream_wrappers, &stream_source,
+Slot* const slots[] = {&stream_segment, &stream_blanks, &stream_children,   &stream_count,         &stream_wrappers, &stream_source,
                        &stream_watch,    &stream_whole,      &stream_requires_grad, &segment_closed,  &segment_grad,
                        &segment_entries, &segment_inference, &segment_limit,        &segment_thread,  &wrappers_older,
                        &wrappers_newer,  &wrappers_blank,    &wrappers_escaped,     &wrappers_slot,   &watch_attributes,
-                       &watch_tensors,   &inputs_base,       &inputs_alias,         &inputs_place,    &inputs_steps,
-                       &inputs_shape,    &inputs_dtype,      &inputs_requires_grad};
+                       &watch_tensors,   &inputs_base,       &inputs_alias,         &inputs_place,    &inputs_runs,
+                       &inputs_shape,    &inputs_dtype,      &inputs_requires_grad, &run_alias, &run_count, &run_start, &run_spacing, &run_strides};
 
 Known* const known[] = {&deferred, &feed_stream, &neuron_stream, &inputs_type, &plain_tensor, &absent,
                         &thread,   &wrap,        &link,          &hooks,       &module_class, &module_call};
@@ -65,6 +66,7 @@ PyObject* connect(PyObject*, PyObject* objects) {
     if (!modes || !take_modes(modes)) return nullptr;
     for (Slot* slot : slots)
         if (!find(*slot, objects)) return nullptr;
+    keep_spares();
     Py_RETURN_NONE;
 }
 

@@ -8,7 +8,7 @@ namespace recording {
 
 inline Slot stream_segment{"Stream", "segment"}, stream_children{"Stream", "children"};
 inline Slot stream_count{"Stream", "count"}, stream_wrappers{"Stream", "wrappers"}, stream_source{"Stream", "source"};
-inline Slot stream_watch{"Stream", "watch"}, stream_whole{"Stream", "whole"};
+inline Slot stream_blanks{"Stream", "blanks"}, stream_watch{"Stream", "watch"}, stream_whole{"Stream", "whole"};
 inline Slot stream_requires_grad{"Stream", "requires_grad"};
 inline Slot segment_closed{"Segment", "closed"}, segment_grad{"Segment", "grad"}, segment_entries{"Segment", "entries"};
 inline Slot segment_inference{"Segment", "inference"}, segment_limit{"Segment", "limit"};
@@ -18,8 +18,10 @@ inline Slot wrappers_blank{"Wrappers", "blank"}, wrappers_escaped{"Wrappers", "e
 inline Slot wrappers_slot{"Wrappers", "slot"};
 inline Slot watch_attributes{"Watch", "attributes"}, watch_tensors{"Watch", "tensors"};
 inline Slot inputs_base{"Inputs", "_base"}, inputs_alias{"Inputs", "_alias"}, inputs_place{"Inputs", "_place"};
-inline Slot inputs_steps{"Inputs", "_steps"}, inputs_shape{"Inputs", "shape"}, inputs_dtype{"Inputs", "dtype"};
+inline Slot inputs_runs{"Inputs", "_runs"}, inputs_shape{"Inputs", "shape"}, inputs_dtype{"Inputs", "dtype"};
 inline Slot inputs_requires_grad{"Inputs", "requires_grad"};
+inline Slot run_alias{"Run", "alias"}, run_count{"Run", "count"}, run_start{"Run", "start"};
+inline Slot run_spacing{"Run", "spacing"}, run_strides{"Run", "strides"};
 
 // An object that `connect` is given under this name.
 struct Known {
