@@ -37,9 +37,9 @@ PyObject* steps_in_a_row(PyObject*, PyObject* const* arguments, Py_ssize_t count
         if (!is_type(tensor, deferred.object)) break;
         const Ref attributes = attributes_of(tensor);
         if (!attributes || PyDict_GET_SIZE(attributes.get()) != fresh) break;
-        PyObject* its_source = PyDict_GetItemWithError(attributes.get(), name_source.object);
-        PyObject* its_slot = PyDict_GetItemWithError(attributes.get(), name_slot.object);
-        PyObject* step = PyDict_GetItemWithError(attributes.get(), name_step.object);
+        PyObject* its_source = name_source.in(attributes.get());
+        PyObject* its_slot = name_slot.in(attributes.get());
+        PyObject* step = name_step.in(attributes.get());
         if (!its_source || !its_slot || !step) break;
         const Py_ssize_t number = PyLong_AsSsize_t(step);
         if (index == start) {

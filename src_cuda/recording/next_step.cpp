@@ -34,7 +34,7 @@ struct Found {
 // The module's stream, if `input` is an open step of the thread's segment and this stream's next.
 Found fed_by(PyObject* input, PyObject* module, const Known& type) {
     const Ref attributes = attributes_of(input);
-    PyObject* source = attributes ? PyDict_GetItemWithError(attributes.get(), name_source.object) : nullptr;
+    PyObject* source = attributes ? name_source.in(attributes.get()) : nullptr;
     if (!source || source == Py_None) return {};
     Ref segment = Ref::borrow(stream_segment.of(source));
     if (segment.get() == Py_None || !is_mine(segment.get()) || !is_latest(input, source, 0)) return {};

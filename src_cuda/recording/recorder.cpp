@@ -42,9 +42,23 @@ bool find(Slot& slot, PyObject* objects) {
 
 }  // namespace
 
+PyObject* Name::in(PyObject* attributes) {
+    constexpr int most_moves = 64;  // a network of many classes is searched in vain
+    PyObject *key, *value;
+    Py_ssize_t next = position;
+    if (PyDict_Next(attributes, &next, &key, &value) && key == object) return value;
+    if (moves < most_moves) {
+        ++moves;
+        next = 0;
+        for (Py_ssize_t here = 0; PyDict_Next(attributes, &next, &key, &value); here = next)
+            if (key == object) return position = here, value;
+    }
+    return PyDict_GetItemWithError(attributes, object);
+}
+
 bool intern_names() {
     for (Name* name : {&name_source, &name_step, &name_slot, &name_cut, &name_segment, &name_call, &name_init_hidden,
-                       &name_output, &name_buffers, &name_mem, &name_previous, &module_hooks[0], &module_hooks[1],
+                       &name_output, &name_buffers, &name_parameters, &name_mem, &name_previous, &module_hooks[0], &module_hooks[1],
                        &module_hooks[2], &module_hooks[3]})
         if (!(name->object = PyUnicode_InternFromString(name->text))) return false;
     return true;

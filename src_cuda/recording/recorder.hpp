@@ -37,14 +37,21 @@ inline Known hooks{"hooks"}, module_class{"Module"}, module_call{"module_call"};
 inline Question place_of{"place"}, base_of{"base"}, requires_grad_of{"requires_grad"}, dtype_of{"dtype"};
 inline Question shape_of{"shape"}, offset_of{"offset"}, strides_of{"strides"};
 
-// Interned names of attributes.
+// Interned name of an attribute, and where it was found last among those of an object: all of a class mostly have it
+// there.
 struct Name {
-    const char* text;
+    const char* text = nullptr;
     PyObject* object = nullptr;
+    Py_ssize_t position = 0;
+    int moves = 0;
+
+    // Its value in `attributes`, borrowed; null where there is none.
+    PyObject* in(PyObject* attributes);
 };
 
 inline Name name_source{"_source"}, name_step{"_step"}, name_slot{"_slot"}, name_cut{"_cut"}, name_segment{"segment"};
 inline Name name_call{"__call__"}, name_init_hidden{"init_hidden"}, name_output{"output"}, name_buffers{"_buffers"};
+inline Name name_parameters{"_parameters"};
 inline Name name_mem{"mem"}, name_previous{"previous"};
 inline Name module_hooks[] = {{"_forward_hooks"}, {"_forward_pre_hooks"}, {"_backward_hooks"}, {"_backward_pre_hooks"}};
 

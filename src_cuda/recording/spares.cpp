@@ -14,8 +14,8 @@ PyObject* spares_of(PyObject* blank) { return PyTuple_GET_ITEM(blank, 1); }
 // Where the object is put aside; null where it has to go. Whatever became of it, its attributes tell.
 PyObject* place_for(PyObject* object, PyObject* attributes) {
     if (has_weak_references(object) || !attributes || PyDict_GET_SIZE(attributes) != fresh) return nullptr;
-    PyObject* source = PyDict_GetItemWithError(attributes, name_source.object);
-    PyObject* slot = PyDict_GetItemWithError(attributes, name_slot.object);
+    PyObject* source = name_source.in(attributes);
+    PyObject* slot = name_slot.in(attributes);
     if (!source || source == Py_None || !slot) return nullptr;
     PyObject* spares = spares_of(PyTuple_GET_ITEM(stream_blanks.of(source), PyLong_AsSsize_t(slot)));
     return PyList_GET_SIZE(spares) < most_spares ? spares : nullptr;
@@ -29,7 +29,7 @@ void put_aside(PyObject* object) {
     Ref source;  // goes last: a stream may hold a whole sequence, and its end run any code
     const Ref attributes = attributes_of(object);
     if (PyObject* spares = place_for(object, attributes.get())) {
-        source = Ref::borrow(PyDict_GetItemWithError(attributes.get(), name_source.object));
+        source = Ref::borrow(name_source.in(attributes.get()));
         if (PyDict_SetItem(attributes.get(), name_source.object, Py_None) == 0 && PyList_Append(spares, object) == 0)
             PyObject_GC_UnTrack(object);
     }

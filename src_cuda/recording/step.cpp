@@ -52,7 +52,7 @@ bool is_latest(PyObject* tensor, PyObject* stream, Py_ssize_t slot) {
     if (wrappers_newer.of(PyTuple_GET_ITEM(wrappers, slot)) != tensor) return false;
     const Ref attributes = attributes_of(tensor);
     return attributes &&
-           (PyDict_GET_SIZE(attributes.get()) == fresh || !PyDict_GetItemWithError(attributes.get(), name_cut.object));
+           (PyDict_GET_SIZE(attributes.get()) == fresh || !name_cut.in(attributes.get()));
 }
 
 bool Step::prepare() {
