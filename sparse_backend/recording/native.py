@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError
 from ..options import native_allowed
-from ..torch_private import GLOBAL_HOOKS, MODE_QUESTIONS, place, wrap
+from ..torch_private import GLOBAL_HOOKS, KEY_MODES, OTHER_MODES, keys_tell, place, wrap
 from .capture import Inputs, Run
 from .deferred import Deferred, as_subclass
 from .neuron_stream import NeuronStream
@@ -58,7 +58,8 @@ def _connected() -> Any:
             "requires_grad": Tensor.requires_grad,
             "grad_enabled": torch.is_grad_enabled,
             "inference_enabled": torch.is_inference_mode_enabled,
-            **{"modes": MODE_QUESTIONS, "hooks": GLOBAL_HOOKS},
+            **{"key_modes": KEY_MODES, "other_modes": OTHER_MODES, "hooks": GLOBAL_HOOKS},
+            "keys_tell": keys_tell(module.keys_at_rest),
             **{"Module": nn.Module, "module_call": nn.Module.__call__},
         }
     )

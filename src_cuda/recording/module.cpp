@@ -1,5 +1,6 @@
 // Python module sparse_backend._recording: what recording/native.py describes.
 #include "calls.hpp"
+#include "modes.hpp"
 #include "next_step.hpp"
 #include "recorder.hpp"
 
@@ -22,6 +23,8 @@ PyObject* ask_step(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     if (count != 3) Py_RETURN_NONE;
     return or_none(next_step(arguments[0], arguments[1], arguments[2]));
 }
+
+PyObject* ask_keys(PyObject*, PyObject*) { return PyBool_FromLong(keys_at_rest()); }
 
 // A deferred tensor to which nothing has happened has its three attributes alone; one that is detached, a view or real
 // has more.
@@ -59,6 +62,7 @@ PyCFunction method(Function* function) {
 
 PyMethodDef methods[] = {
     {"connect", connect, METH_O, "Take the recorder's classes and torch's functions, by name."},
+    {"keys_at_rest", ask_keys, METH_NOARGS, "keys_at_rest()"},
     {"next_feed", method(ask_feed), METH_FASTCALL | METH_KEYWORDS, "next_feed(module, input)"},
     {"next_step", method(ask_step), METH_FASTCALL, "next_step(module, input, state)"},
     {"take_feed_calls", take_feed_calls, METH_VARARGS, "take_feed_calls(class, globals)"},

@@ -76,8 +76,9 @@ PyObject* connect(PyObject*, PyObject* objects) {
         if (!function) return nullptr;
         question->ask_of(function);
     }
-    PyObject* modes = given(objects, "modes");
-    if (!modes || !take_modes(modes)) return nullptr;
+    PyObject *key_modes = given(objects, "key_modes"), *other_modes = given(objects, "other_modes");
+    PyObject* keys_tell = given(objects, "keys_tell");
+    if (!key_modes || !other_modes || !keys_tell || !take_modes(key_modes, other_modes, keys_tell)) return nullptr;
     for (Slot* slot : slots)
         if (!find(*slot, objects)) return nullptr;
     keep_spares();
