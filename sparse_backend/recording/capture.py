@@ -179,9 +179,7 @@ class Inputs:
             self._alias = copy_on_write(base if linked else base.detach())
             if self._alias is None:
                 self._base = None
-                self._add(
-                    Run(tensor.clone(), 0, None) if self.requires_grad else self._copy(tensor, base)
-                )
+                self._add(Run(tensor.clone(), 0, None) if self.requires_grad else self._copy(tensor, base))
                 return
             self._base, self._place = base, place(base)
         assert self._alias is not None
@@ -260,9 +258,7 @@ class Inputs:
         first = self._runs[0]
         # Forwards in one tensor: a view of it is the sequence.
         if first.count >= steps and first.spacing >= 0 and first.strides is not None:
-            return first.alias.as_strided(
-                (steps, *self.shape), (first.spacing, *first.strides), first.start
-            )
+            return first.alias.as_strided((steps, *self.shape), (first.spacing, *first.strides), first.start)
         rows = list(islice(self._rows(), steps))
         if self.requires_grad or self.device.type != "cpu":
             return torch.stack(rows)

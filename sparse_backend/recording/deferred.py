@@ -22,7 +22,17 @@ from ..torch_private import invisible_to_dynamo, wrap
 if TYPE_CHECKING:
     from .stream import Stream
 
-__all__ = ["Blank", "Deferred", "blank", "escapes", "is_deferred", "make", "make_cut", "shape_of"]
+__all__ = [
+    "Blank",
+    "Deferred",
+    "blank",
+    "drop_spares",
+    "escapes",
+    "is_deferred",
+    "make",
+    "make_cut",
+    "shape_of",
+]
 
 as_subclass = torch.Tensor.as_subclass
 
@@ -135,6 +145,11 @@ def blank(
     """That of this kind; `inference` is the mode under which deferred tensors are made."""
     with torch.inference_mode(False), torch.set_grad_enabled(requires_grad):
         return Blank(_nan(dtype, device, requires_grad).expand(shape), [])
+
+
+def drop_spares() -> None:
+    """Let go of all that were put aside."""
+    blank.cache_clear()
 
 
 def is_deferred(value: object) -> bool:

@@ -63,6 +63,7 @@ def _connected() -> Any:
             **{"Module": nn.Module, "module_call": nn.Module.__call__},
         }
     )
+    module.keep_spares()
     return module
 
 

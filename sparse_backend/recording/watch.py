@@ -21,10 +21,10 @@ _OVERRIDES = ("forward", "_compiled_call_impl")
 class Watch:
     """A module when a stream began: while all of this is the same object, its calls compute the same.
 
-    attributes: (name, position, value, ...) in the module's `__dict__`; the position among the names is where to
-    look first.
-    tensors: (holder, name, position, tensor, place, requires_grad, ...); holder is "_parameters", "_buffers" or
-    None for a tensor that an attribute holds, and a tensor may be None.
+    attributes: (name, position, value, ...) in the module's `__dict__`; the position among the names is where
+    to look first.
+    tensors: (holder, name, position, tensor, place, requires_grad, ...); holder is "_parameters", "_buffers"
+    or None for a tensor that an attribute holds, and a tensor may be None.
     """
 
     __slots__ = ("attributes", "tensors")

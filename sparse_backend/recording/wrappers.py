@@ -25,9 +25,10 @@ _weakly = weakref.getweakrefcount
 
 
 class Wrappers:
-    """The two latest deferred tensors of a slot, and of a state weak references to older ones that were still held.
+    """The two latest deferred tensors of a slot, and weak references to older ones of a state.
 
-    older, newer: of the steps before the last one.  escaped: found in use when their turn came again.
+    older, newer: of the steps before the last one.  escaped: found in use when their turn came again; of
+    outputs nobody asks.
     """
 
     __slots__ = ("blank", "escaped", "newer", "older", "slot")

@@ -3,6 +3,7 @@
 #include "modes.hpp"
 #include "next_step.hpp"
 #include "recorder.hpp"
+#include "spares.hpp"
 
 namespace recording {
 namespace {
@@ -63,6 +64,7 @@ PyCFunction method(Function* function) {
 PyMethodDef methods[] = {
     {"connect", connect, METH_O, "Take the recorder's classes and torch's functions, by name."},
     {"keys_at_rest", ask_keys, METH_NOARGS, "keys_at_rest()"},
+    {"keep_spares", keep_spares, METH_NOARGS, "keep_spares()"},
     {"next_feed", method(ask_feed), METH_FASTCALL | METH_KEYWORDS, "next_feed(module, input)"},
     {"next_step", method(ask_step), METH_FASTCALL, "next_step(module, input, state)"},
     {"take_feed_calls", take_feed_calls, METH_VARARGS, "take_feed_calls(class, globals)"},

@@ -5,7 +5,6 @@
 #include <initializer_list>
 
 #include "modes.hpp"
-#include "spares.hpp"
 
 namespace recording {
 namespace {
@@ -81,7 +80,6 @@ PyObject* connect(PyObject*, PyObject* objects) {
     if (!key_modes || !other_modes || !keys_tell || !take_modes(key_modes, other_modes, keys_tell)) return nullptr;
     for (Slot* slot : slots)
         if (!find(*slot, objects)) return nullptr;
-    keep_spares();
     Py_RETURN_NONE;
 }
 

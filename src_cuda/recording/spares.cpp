@@ -7,7 +7,7 @@
 namespace recording {
 namespace {
 
-constexpr Py_ssize_t most_spares = 4096;  // of a kind: what the longest recording has
+constexpr Py_ssize_t most_spares = 1024;  // of a kind, about a kilobyte each
 
 PyObject* spares_of(PyObject* blank) { return PyTuple_GET_ITEM(blank, 1); }
 
@@ -44,10 +44,11 @@ bool finalize_again(PyObject* object) {
 
 }  // namespace
 
-void keep_spares() {
+PyObject* keep_spares(PyObject*, PyObject*) {
 #if PY_VERSION_HEX < 0x030F0000  // what `finalize_again` knows
     reinterpret_cast<PyTypeObject*>(deferred.object)->tp_finalize = put_aside;
 #endif
+    Py_RETURN_NONE;
 }
 
 Ref spare_of(PyObject* blank) {

@@ -10,8 +10,8 @@
 
 namespace recording {
 
-// From now on those of the class `Deferred` are put aside.
-void keep_spares();
+// From now on those of the class `Deferred` are put aside; a `__del__` given to the class ends it.
+PyObject* keep_spares(PyObject*, PyObject*);
 
 // One over this blank that was put aside, its attributes those of another step; null where there is none.
 Ref spare_of(PyObject* blank);
