@@ -105,8 +105,10 @@ escapes: deque[str] = deque(maxlen=8)
 
 
 class Blank(NamedTuple):
-    """What deferred tensors of one kind are views of, and those that were put aside for the next step that needs
-    one: by the native recorder, to which alone they belong (src_cuda/recording/spares.hpp)."""
+    """What deferred tensors of one kind are views of, and those put aside for the next step that needs one.
+
+    The latter belong to the native recorder alone (src_cuda/recording/spares.hpp).
+    """
 
     tensor: Tensor
     spares: list[Deferred]

@@ -50,8 +50,8 @@ PyObject* ordinary_step(PyObject* self, PyObject* arguments) {
     // The step is recorded: from here on nothing but a lack of memory can fail, and that is an error.
     if (PyDict_SetItem(buffers, name_mem.object, PyTuple_GET_ITEM(answer.get(), 1)) < 0) return nullptr;
     const Ref known = attributes_of(runtime);
-    if (!known || (name_previous.in(known.get()) != recorded &&
-                   PyDict_SetItem(known.get(), name_previous.object, recorded) < 0))
+    if (!known ||
+        (name_previous.in(known.get()) != recorded && PyDict_SetItem(known.get(), name_previous.object, recorded) < 0))
         return nullptr;
     if (output == Py_False) return Ref::borrow(PyTuple_GET_ITEM(answer.get(), 0)).release();
     return answer.release();

@@ -69,9 +69,7 @@ bool take_modes(PyObject* key_modes, PyObject* other_modes, PyObject* keys_tell)
     return take(with_keys, key_modes) && take(others, other_modes);
 }
 
-bool no_mode_matters() {
-    return ((keys_suffice && keys_at_rest()) || none_is_on(with_keys)) && none_is_on(others);
-}
+bool no_mode_matters() { return ((keys_suffice && keys_at_rest()) || none_is_on(with_keys)) && none_is_on(others); }
 
 bool same_modes(PyObject* segment) {
     const Ref grad = grad_enabled.answer();

@@ -7,8 +7,8 @@ namespace recording {
 
 inline Question grad_enabled{"grad_enabled"}, inference_enabled{"inference_enabled"};
 
-// Takes torch_private.KEY_MODES, OTHER_MODES and what `keys_tell` found; false with a Python error where they are not of
-// that form.
+// Takes torch_private.KEY_MODES, OTHER_MODES and what `keys_tell` found; false with a Python error where they are not
+// of that form.
 bool take_modes(PyObject* key_modes, PyObject* other_modes, PyObject* keys_tell);
 
 // Whether the thread's dispatch keys are known, and those of a thread in no mode but perhaps `no_grad`.

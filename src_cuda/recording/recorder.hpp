@@ -46,7 +46,15 @@ struct Name {
     int moves = 0;
 
     // Its value in `attributes`, borrowed; null where there is none.
-    PyObject* in(PyObject* attributes);
+    PyObject* in(PyObject* attributes) {
+        PyObject *key, *value;
+        Py_ssize_t next = position;
+        if (PyDict_Next(attributes, &next, &key, &value) && key == object) return value;
+        return search(attributes);
+    }
+
+  private:
+    PyObject* search(PyObject* attributes);
 };
 
 inline Name name_source{"_source"}, name_step{"_step"}, name_slot{"_slot"}, name_cut{"_cut"}, name_segment{"segment"};

@@ -51,8 +51,7 @@ bool is_latest(PyObject* tensor, PyObject* stream, Py_ssize_t slot) {
     if (slot >= PyTuple_GET_SIZE(wrappers) || !is_type(tensor, deferred.object)) return false;
     if (wrappers_newer.of(PyTuple_GET_ITEM(wrappers, slot)) != tensor) return false;
     const Ref attributes = attributes_of(tensor);
-    return attributes &&
-           (PyDict_GET_SIZE(attributes.get()) == fresh || !name_cut.in(attributes.get()));
+    return attributes && (PyDict_GET_SIZE(attributes.get()) == fresh || !name_cut.in(attributes.get()));
 }
 
 bool Step::prepare() {
