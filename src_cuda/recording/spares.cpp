@@ -33,6 +33,9 @@ void put_aside(PyObject* object) {
         if (PyDict_SetItem(attributes.get(), name_source.object, Py_None) == 0 && PyList_Append(spares, object) == 0)
             PyObject_GC_UnTrack(object);
     }
+    source = Ref();
+    // The stream's end was that of the list: the object goes after all, as one that the collector knows.
+    if (Py_REFCNT(object) == 1 && !PyObject_GC_IsTracked(object)) PyObject_GC_Track(object);
     PyErr_Restore(type, value, traceback);
 }
 

@@ -165,6 +165,17 @@ def test_none_keeps_a_stream_or_a_result_alive(net: Twins, x: Tensor, aside: Cal
     assert aside() and not any(reference() is not None for reference in streams)
 
 
+def test_a_list_that_goes_with_the_last_of_its_stream(net: Twins, x: Tensor) -> None:
+    for _ in range(3):
+        kept = record(net.fast, x)
+        recording.drop_spares()
+        recording.flush()
+        net.fast.lif1.reset_mem()
+        net.fast.lif2.reset_mem()
+        del kept
+        net.check(run, x)
+
+
 @pytest.mark.parametrize("what", ["weak reference", "attribute", "read", "detach_"])
 def test_what_something_happened_to_is_not_put_aside(
     net: Twins, x: Tensor, aside: Callable[[], int], what: str
