@@ -15,7 +15,7 @@ from .adapters import feeds
 from .errors import ArgumentTypeError, UnsupportedLayerError
 from .ops import memory
 from .options import Options, disabled
-from .recording import flush, reset_backoff, resolve_all
+from .recording import drop_spares, flush, reset_backoff, resolve_all
 from .report import LayerReport, Report
 from .runtime import RUNTIME, LayerRuntime
 
@@ -104,6 +104,7 @@ def restore(model: nn.Module) -> None:
         _swap_back(module)
     if swapped:
         memory.drop()
+        drop_spares()
 
 
 @contextmanager

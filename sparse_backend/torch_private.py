@@ -15,7 +15,8 @@ from torch import Tensor
 
 __all__ = [
     "GLOBAL_HOOKS",
-    "MODE_QUESTIONS",
+    "KEY_MODES",
+    "OTHER_MODES",
     "address",
     "become",
     "below_autograd",
@@ -23,6 +24,7 @@ __all__ = [
     "has_global_hooks",
     "in_clean_thread",
     "invisible_to_dynamo",
+    "keys_tell",
     "lazy_clone",
     "modes_matter",
     "must_run_now",
@@ -125,11 +127,41 @@ _saved_hooks: Callable[[bool], Any] = getattr(
 )
 
 
-MODE_QUESTIONS: tuple[tuple[Any, ...], ...] = (
-    *((question,) for question in (_dispatch_modes, _functorch, _autocast, _anomaly, _tracing)),
-    *((_saved_hooks, True), (_function_modes,)),
-)
-"""(function, its arguments): where all answer 0, False or None, `modes_matter` says no."""
+KEY_MODES: tuple[tuple[Any, ...], ...] = ((_dispatch_modes,), (_functorch,), (_autocast,), (_tracing,))
+"""(function, its arguments): the modes that are bits of the thread's set of dispatch keys, as far as
+`keys_tell` finds."""
+OTHER_MODES: tuple[tuple[Any, ...], ...] = ((_anomaly,), (_saved_hooks, True), (_function_modes,))
+"""The others. Where all of both answer 0, False or None, `modes_matter` says no."""
+
+
+def keys_tell(keys_at_rest: Callable[[], bool]) -> bool:
+    """Whether `keys_at_rest`, a look at the dispatch keys that takes no time, says no under each of
+    KEY_MODES: tried out, because no torch version promises it. Fallback: no; each question is asked then."""
+    told: list[bool] = []
+
+    def look(*tensors: Tensor) -> tuple[Tensor, ...]:
+        told.append(not keys_at_rest())
+        return tensors
+
+    def at_rest() -> bool:
+        return keys_at_rest() and not any(question() for (question,) in KEY_MODES)
+
+    try:
+        if not at_rest():
+            return False
+        with torch.utils._python_dispatch.TorchDispatchMode():
+            look()
+        with torch.autocast("cpu", torch.bfloat16):
+            look()
+        torch._C._functorch._vmap_increment_nesting(1, "error")
+        try:
+            look()
+        finally:
+            torch._C._functorch._vmap_decrement_nesting()
+        torch._C._create_graph_by_tracing(look, (torch.zeros(1),), lambda _: "", True, False)
+        return len(told) == len(KEY_MODES) and all(told) and at_rest()
+    except (AttributeError, ImportError, RuntimeError, TypeError):
+        return False
 
 
 def modes_matter() -> bool:

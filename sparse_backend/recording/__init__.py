@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from . import uses as _uses  # noqa: F401  (gives Deferred its behaviour)
 from .backoff import reset_backoff
-from .deferred import is_deferred, shape_of
+from .deferred import drop_spares, is_deferred, shape_of
 from .execute import flush
 from .layer import Layer
 from .materialise import resolve, resolve_all
@@ -21,6 +21,7 @@ from .record_operation import record_module_call
 
 __all__ = [
     "Layer",
+    "drop_spares",
     "flush",
     "flush_reasons",
     "forget_flush_reasons",

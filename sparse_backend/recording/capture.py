@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import islice
+from operator import attrgetter
+
 import torch
 from torch import Tensor
 
 from ..ops import memory
 from ..torch_private import copy_on_write, place
 
-__all__ = ["Capture", "Inputs", "recordable"]
+__all__ = ["Capture", "Inputs", "Run", "recordable"]
 
-Slice = tuple[Tensor, int, tuple[int, ...]]
 MOST_COPIES = 512
 BYTES_OF_COPIES = 1 << 26
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -73,6 +77,44 @@ class Capture:
         return self.tensor if self.holds(self.tensor) else self._alias
 
 
+class Run:
+    """Steps one after the other that lie evenly spaced in one tensor; however many, they are one object.
+
+    strides: None where each step is the tensor itself.  spacing: 0 while there is one step.  first: the index
+    of the first step.
+    """
+
+    __slots__ = ("alias", "count", "first", "spacing", "start", "strides")
+
+    def __init__(self, alias: Tensor, start: int, strides: tuple[int, ...] | None) -> None:
+        self.alias, self.start, self.strides = alias, start, strides
+        self.count, self.spacing, self.first = 1, 0, 0
+
+    def goes_on(self, other: Run) -> bool:
+        """Take up the single step `other`, if it is this one's next."""
+        spacing = other.start - self.start if self.count == 1 else self.spacing
+        fits = (
+            other.alias is self.alias
+            and other.strides == self.strides
+            and other.start == self.start + self.count * spacing
+        )
+        if fits:
+            self.count, self.spacing = self.count + 1, spacing
+        return fits
+
+    def single(self, index: int) -> Run:
+        """A step as a run of its own."""
+        return Run(self.alias, self.start + index * self.spacing, self.strides)
+
+    def step(self, index: int, shape: torch.Size) -> Tensor:
+        if self.strides is None:
+            return self.alias
+        return self.alias.as_strided(shape, self.strides, self.start + index * self.spacing)
+
+
+_first = attrgetter("first")
+
+
 class Inputs:
     """The real inputs of a stream, one per step, all of one shape, dtype and device.
 
@@ -87,7 +129,7 @@ class Inputs:
         "_copied",
         "_copies",
         "_place",
-        "_steps",
+        "_runs",
         "device",
         "dtype",
         "requires_grad",
@@ -101,8 +143,7 @@ class Inputs:
         self.device = first.device
         self.sparse = first.is_sparse
         self.requires_grad = requires_grad
-        # Per step: a tensor of its own, or (alias, storage offset, strides).
-        self._steps: list[Tensor | Slice] = []
+        self._runs: list[Run] = []
         self._base: Tensor | None = None
         self._alias: Tensor | None = None
         self._place = 0
@@ -124,7 +165,7 @@ class Inputs:
     def append(self, tensor: Tensor) -> None:
         """Capture one step; `fits` must hold."""
         if self.sparse:
-            self._steps.append(self._copy_sparse(tensor))
+            self._add(Run(self._copy_sparse(tensor), 0, None))
             return
         if self.requires_grad:
             # Each tensor keeps its own place in the graph (hooks and retain_grad on it work as in stock).
@@ -138,25 +179,34 @@ class Inputs:
             self._alias = copy_on_write(base if linked else base.detach())
             if self._alias is None:
                 self._base = None
-                self._steps.append(tensor.clone() if self.requires_grad else self._copy(tensor, base))
+                self._add(Run(tensor.clone(), 0, None) if self.requires_grad else self._copy(tensor, base))
                 return
             self._base, self._place = base, place(base)
         assert self._alias is not None
         if self.requires_grad:
-            self._steps.append(self._alias)
+            self._add(Run(self._alias, 0, None))
         else:
-            self._steps.append((self._alias, int(tensor.storage_offset()), tensor.stride()))
+            self._add(Run(self._alias, int(tensor.storage_offset()), tensor.stride()))
 
-    def _copy(self, tensor: Tensor, base: Tensor) -> Slice:
+    def _add(self, step: Run) -> None:
+        if self._runs:
+            last = self._runs[-1]
+            if last.goes_on(step):
+                return
+            step.first = last.first + last.count
+        self._runs.append(step)
+
+    def _last(self) -> Run:
+        return self._runs[-1].single(self._runs[-1].count - 1)
+
+    def _copy(self, tensor: Tensor, base: Tensor) -> Run:
         """Copy a step that numpy or another process may write to, unseen, before the next one.
 
         Copies lie one behind the other, so that the sequence need not be copied again.
         """
         count, previous = self._copied
-        if base is previous and self._steps and torch.equal(tensor, self.step(-1)):
-            same = self._steps[-1]
-            assert not isinstance(same, Tensor)
-            return same
+        if base is previous and self._runs and torch.equal(tensor, self._last().step(0, self.shape)):
+            return self._last()
         if self._copies is None or count == len(self._copies):
             room = min(MOST_COPIES, max(1, BYTES_OF_COPIES // (tensor.numel() * tensor.element_size())))
             self._copies = torch.empty((room, *self.shape), dtype=self.dtype, device=self.device)
@@ -164,13 +214,12 @@ class Inputs:
         copy = self._copies[count]
         copy.copy_(tensor)
         self._copied = (count + 1, base)
-        return self._copies, int(copy.storage_offset()), copy.stride()
+        return Run(self._copies, int(copy.storage_offset()), copy.stride())
 
     def _copy_sparse(self, tensor: Tensor) -> Tensor:
         """A copy, or the step before where that is the same: torch tells nobody of writes to its parts."""
-        if tensor is self._base and self._steps:
-            previous = self._steps[-1]
-            assert isinstance(previous, Tensor)
+        if tensor is self._base and self._runs:
+            previous = self._runs[-1].alias
             if torch.equal(previous._indices(), tensor._indices()) and torch.equal(
                 previous._values(), tensor._values()
             ):
@@ -182,23 +231,23 @@ class Inputs:
         """Take the last step off, as inputs of its own."""
         last = Inputs(self._copied[1], self.requires_grad)
         last._base, last._alias, last._place = self._base, self._alias, self._place
-        last._steps = [self._steps.pop()]
+        last._runs = [self._last()]
         last.shape = self.shape
+        self._runs[-1].count -= 1
+        if not self._runs[-1].count:
+            self._runs.pop()
         return last
 
     def constant(self) -> bool:
         """Whether all steps are the same tensor."""
-        first = self._steps[0]
-        if isinstance(first, Tensor):
-            return all(step is first for step in self._steps)
-        return all(
-            not isinstance(step, Tensor) and step[0] is first[0] and step[1:] == first[1:]
-            for step in self._steps
-        )
+        return len(self._runs) == 1 and self._runs[0].spacing == 0
 
     def step(self, index: int) -> Tensor:
-        step = self._steps[index]
-        return step if isinstance(step, Tensor) else step[0].as_strided(self.shape, step[2], step[1])
+        run = self._runs[bisect_right(self._runs, index, key=_first) - 1]
+        return run.step(index - run.first, self.shape)
+
+    def _rows(self) -> Iterator[Tensor]:
+        return (run.step(index, self.shape) for run in self._runs for index in range(run.count))
 
     def sequence(self, steps: int) -> Tensor:
         """The first `steps` inputs, `[T, *shape]`; no copy when they lie evenly spaced in one tensor."""
@@ -206,24 +255,18 @@ class Inputs:
             return self.sparse_sequence(steps).to_dense()
         if self.constant():
             return self.step(0).expand(steps, *self.shape)
-        slices = [step for step in self._steps[:steps] if not isinstance(step, Tensor)]
-        if len(slices) == steps:
-            alias, start, strides = slices[0]
-            spacing = slices[1][1] - start if steps > 1 else 0
-            # An address in arithmetic progression, forwards, in one tensor: a view of it is the sequence.
-            if spacing >= 0 and all(
-                other is alias and offset == start + index * spacing and stride == strides
-                for index, (other, offset, stride) in enumerate(slices)
-            ):
-                return alias.as_strided((steps, *self.shape), (spacing, *strides), start)
-        rows = [self.step(index) for index in range(steps)]
+        first = self._runs[0]
+        # Forwards in one tensor: a view of it is the sequence.
+        if first.count >= steps and first.spacing >= 0 and first.strides is not None:
+            return first.alias.as_strided((steps, *self.shape), (first.spacing, *first.strides), first.start)
+        rows = list(islice(self._rows(), steps))
         if self.requires_grad or self.device.type != "cpu":
             return torch.stack(rows)
         return torch.stack(rows, out=memory.empty((steps, *self.shape), self.dtype))
 
     def sparse_sequence(self, steps: int) -> Tensor:
         """The first `steps` sparse inputs as one sparse `[T, B, N]` tensor."""
-        rows = [self.step(index) for index in range(steps)]
+        rows = list(islice(self._rows(), steps))
         counts = torch.tensor([row._nnz() for row in rows], device=self.device)
         step = torch.arange(steps, device=self.device).repeat_interleave(counts)
         indices = torch.cat([step.unsqueeze(0), torch.cat([row._indices() for row in rows], 1)])

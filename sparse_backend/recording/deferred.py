@@ -11,7 +11,7 @@ import functools
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -22,7 +22,17 @@ from ..torch_private import invisible_to_dynamo, wrap
 if TYPE_CHECKING:
     from .stream import Stream
 
-__all__ = ["Deferred", "blank", "escapes", "is_deferred", "make", "make_cut", "shape_of"]
+__all__ = [
+    "Blank",
+    "Deferred",
+    "blank",
+    "drop_spares",
+    "escapes",
+    "is_deferred",
+    "make",
+    "make_cut",
+    "shape_of",
+]
 
 as_subclass = torch.Tensor.as_subclass
 
@@ -94,18 +104,29 @@ escapes: deque[str] = deque(maxlen=8)
 """The latest operations that received a deferred tensor in `__torch_dispatch__`."""
 
 
-def make(blank: Tensor, source: Stream, step: int, slot: int) -> Deferred:
-    """A step of a stream; `blank` is one of the stream's own."""
-    deferred: Deferred = as_subclass(blank, Deferred) if source.requires_grad else wrap(Deferred, blank)
+class Blank(NamedTuple):
+    """What deferred tensors of one kind are views of, and those put aside for the next step that needs one.
+
+    The latter belong to the native recorder alone (src_cuda/recording/spares.hpp).
+    """
+
+    tensor: Tensor
+    spares: list[Deferred]
+
+
+def make(blank: Blank, source: Stream, step: int, slot: int) -> Deferred:
+    """A step of a stream, under the modes of its recording; `blank` is one of the stream's own."""
+    nan = blank.tensor
+    deferred: Deferred = as_subclass(nan, Deferred) if source.requires_grad else wrap(Deferred, nan)
     deferred._source = source
     deferred._step = step
     deferred._slot = slot
     return deferred
 
 
-def make_cut(blank: Tensor, source: Stream, step: int, slot: int) -> Deferred:
+def make_cut(blank: Blank, source: Stream, step: int, slot: int) -> Deferred:
     """The same, detached from the graph."""
-    deferred: Deferred = wrap(Deferred, blank)
+    deferred: Deferred = wrap(Deferred, blank.tensor)
     deferred._source = source
     deferred._step = step
     deferred._slot = slot
@@ -120,10 +141,17 @@ def _nan(dtype: torch.dtype, device: torch.device, linked: bool) -> Tensor:
 
 
 @functools.lru_cache(maxsize=256)
-def blank(shape: torch.Size, dtype: torch.dtype, device: torch.device, requires_grad: bool) -> Tensor:
-    """What deferred tensors of this kind are views of."""
+def blank(
+    shape: torch.Size, dtype: torch.dtype, device: torch.device, requires_grad: bool, inference: bool
+) -> Blank:
+    """That of this kind; `inference` is the mode under which deferred tensors are made."""
     with torch.inference_mode(False), torch.set_grad_enabled(requires_grad):
-        return _nan(dtype, device, requires_grad).expand(shape)
+        return Blank(_nan(dtype, device, requires_grad).expand(shape), [])
+
+
+def drop_spares() -> None:
+    """Let go of all that were put aside."""
+    blank.cache_clear()
 
 
 def is_deferred(value: object) -> bool:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError
 from ..options import native_allowed
-from ..torch_private import GLOBAL_HOOKS, MODE_QUESTIONS, place, wrap
-from .capture import Inputs
+from ..torch_private import GLOBAL_HOOKS, KEY_MODES, OTHER_MODES, keys_tell, place, wrap
+from .capture import Inputs, Run
 from .deferred import Deferred, as_subclass
 from .neuron_stream import NeuronStream
 from .segment import Segment, thread
@@ -51,17 +51,19 @@ def _connected() -> Any:
     module.connect(
         {
             **{kind.__name__: kind for kind in (Deferred, FeedStream, NeuronStream, Stream, Segment)},
-            **{kind.__name__: kind for kind in (Inputs, Wrappers, Watch, Tensor)},
+            **{kind.__name__: kind for kind in (Inputs, Run, Wrappers, Watch, Tensor)},
             **{"ABSENT": ABSENT, "thread": thread, "wrap": wrap, "link": as_subclass},
             **{"place": place, "base": Tensor._base, "offset": Tensor.storage_offset},
             **{"strides": Tensor.stride, "shape": Tensor.shape, "dtype": Tensor.dtype},
             "requires_grad": Tensor.requires_grad,
             "grad_enabled": torch.is_grad_enabled,
             "inference_enabled": torch.is_inference_mode_enabled,
-            **{"modes": MODE_QUESTIONS, "hooks": GLOBAL_HOOKS},
+            **{"key_modes": KEY_MODES, "other_modes": OTHER_MODES, "hooks": GLOBAL_HOOKS},
+            "keys_tell": keys_tell(module.keys_at_rest),
             **{"Module": nn.Module, "module_call": nn.Module.__call__},
         }
     )
+    module.keep_spares()
     return module
 
 

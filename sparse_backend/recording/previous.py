@@ -32,6 +32,7 @@ def previous_state(state: Tensor) -> Tensor | None:
         earlier = wrappers.older
         if earlier is None or earlier._step != step - 1 or earlier._cut:
             earlier = make(stream.blanks[slot], stream, step - 1, slot)
+            earlier._before = None  # one attribute more: made under the reader's modes, it is no spare
             wrappers.escaped.append(weakref.ref(earlier))
         return earlier
     if stream.initial is None:

@@ -73,9 +73,10 @@ class Stream:
         self.requires_grad = requires_grad
         self.whole = whole
         self.device = device
-        self.blanks = [
-            blank(shape, dtype, device, requires_grad) for shape, dtype in zip(shapes, dtypes, strict=True)
-        ]
+        self.blanks = tuple(
+            blank(shape, dtype, device, requires_grad, segment.inference)
+            for shape, dtype in zip(shapes, dtypes, strict=True)
+        )
         self.wrappers = tuple(Wrappers(nan, slot) for slot, nan in enumerate(self.blanks))
         self.children: dict[object, Stream] = {}
         self.result: Result | None = None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .deferred import Deferred, make
+from .deferred import Blank, Deferred, make
 
 if TYPE_CHECKING:
     from .stream import Stream
@@ -25,14 +25,15 @@ _weakly = weakref.getweakrefcount
 
 
 class Wrappers:
-    """The two latest deferred tensors of a slot, and weak references to older ones that were still held.
+    """The two latest deferred tensors of a slot, and weak references to older ones of a state.
 
-    older, newer: of the steps before the last one.  escaped: found in use when their turn came again.
+    older, newer: of the steps before the last one.  escaped: found in use when their turn came again; of
+    outputs nobody asks.
     """
 
     __slots__ = ("blank", "escaped", "newer", "older", "slot")
 
-    def __init__(self, blank: Tensor, slot: int) -> None:
+    def __init__(self, blank: Blank, slot: int) -> None:
         self.blank, self.slot = blank, slot
         self.older: Deferred | None = None
         self.newer: Deferred | None = None
@@ -44,7 +45,7 @@ class Wrappers:
             deferred: Deferred = self.older  # type: ignore[assignment]
             deferred._step = step
         else:
-            if self.older is not None:
+            if self.older is not None and self.slot:
                 self.escaped.append(weakref.ref(self.older))
             deferred = make(self.blank, source, step, self.slot)
         self.older = self.newer
@@ -78,7 +79,7 @@ class Wrappers:
 
 def _references_of_one_that_is_free() -> int:
     # Counted rather than written down: what the question itself adds differs between versions of Python.
-    sample = Wrappers(Tensor(), 0)
+    sample = Wrappers(Blank(Tensor(), []), 0)
     sample.older = object()  # type: ignore[assignment]
     return int(_counted(sample.older))
 

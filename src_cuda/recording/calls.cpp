@@ -10,13 +10,14 @@ struct Direct {
     ternaryfunc call = nullptr;  // what the class's slot held
     PyObject* names = nullptr;   // the globals of `__call__`
     PyObject* asked = nullptr;   // the function of this module that it asks ...
-    PyObject* name = nullptr;    // ... by this name
+    Name name{};                 // ... by this name
 
-    bool stands() const { return PyDict_GetItemWithError(names, name) == asked; }
+    bool stands() { return name.in(names) == asked; }
 };
 
 Direct direct_feed, direct_neuron;
-PyObject *runtime_name, *recorded;  // of a neuron's runtime, and what its `previous` becomes
+Name runtime_name{};  // of a neuron's runtime ...
+PyObject* recorded;   // ... and what its `previous` becomes
 
 bool without(PyObject* keywords) { return !keywords || !PyDict_GET_SIZE(keywords); }
 
@@ -33,22 +34,24 @@ PyObject* call_feed(PyObject* self, PyObject* arguments, PyObject* keywords) {
 PyObject* ordinary_step(PyObject* self, PyObject* arguments) {
     const Ref attributes = attributes_of(self);
     if (!attributes) return PyErr_Clear(), nullptr;
-    PyObject* hidden = PyDict_GetItemWithError(attributes.get(), name_init_hidden.object);
-    PyObject* buffers = PyDict_GetItemWithError(attributes.get(), name_buffers.object);
-    PyObject* runtime = PyDict_GetItemWithError(attributes.get(), runtime_name);
+    PyObject* hidden = name_init_hidden.in(attributes.get());
+    PyObject* buffers = name_buffers.in(attributes.get());
+    PyObject* runtime = runtime_name.in(attributes.get());
     if ((hidden != Py_True && hidden != Py_False) || !buffers || !PyDict_Check(buffers) || !runtime) return nullptr;
     const bool keeps = hidden == Py_True;
     if (PyTuple_GET_SIZE(arguments) != 2 - keeps) return nullptr;
-    PyObject* output = keeps ? PyDict_GetItemWithError(attributes.get(), name_output.object) : Py_True;
+    PyObject* output = keeps ? name_output.in(attributes.get()) : Py_True;
     if (output != Py_True && output != Py_False) return nullptr;
-    PyObject* state = keeps ? PyDict_GetItemWithError(buffers, name_mem.object) : PyTuple_GET_ITEM(arguments, 1);
+    PyObject* state = keeps ? name_mem.in(buffers) : PyTuple_GET_ITEM(arguments, 1);
     if (!state || PyTuple_Check(state)) return nullptr;
     const Ref held_buffers = Ref::borrow(buffers), held_runtime = Ref::borrow(runtime), held_state = Ref::borrow(state);
     Ref answer(next_step(self, PyTuple_GET_ITEM(arguments, 0), state));
     if (!answer) return PyErr_Clear(), nullptr;
     // The step is recorded: from here on nothing but a lack of memory can fail, and that is an error.
-    if (PyDict_SetItem(buffers, name_mem.object, PyTuple_GET_ITEM(answer.get(), 1)) < 0 ||
-        PyObject_SetAttr(runtime, name_previous.object, recorded) < 0)
+    if (PyDict_SetItem(buffers, name_mem.object, PyTuple_GET_ITEM(answer.get(), 1)) < 0) return nullptr;
+    const Ref known = attributes_of(runtime);
+    if (!known ||
+        (name_previous.in(known.get()) != recorded && PyDict_SetItem(known.get(), name_previous.object, recorded) < 0))
         return nullptr;
     if (output == Py_False) return Ref::borrow(PyTuple_GET_ITEM(answer.get(), 0)).release();
     return answer.release();
@@ -78,7 +81,7 @@ bool take_calls(PyTypeObject* type, PyObject* names, const char* name, Direct& d
         direct.call = type->tp_call;
         direct.names = Ref::borrow(names).release();
         direct.asked = Ref::borrow(asked).release();
-        direct.name = found.release();
+        direct.name.object = found.release();
     }
     type->tp_call = call;
     PyType_Modified(type);
@@ -98,7 +101,7 @@ PyObject* take_neuron_calls(PyObject*, PyObject* arguments) {
     PyObject *type, *names, *name, *previous;
     if (!PyArg_ParseTuple(arguments, "O!OOO", &PyType_Type, &type, &names, &name, &previous)) return nullptr;
     Py_INCREF(name);
-    Py_XSETREF(runtime_name, name);
+    Py_XSETREF(runtime_name.object, name);
     Py_INCREF(previous);
     Py_XSETREF(recorded, previous);
     if (!take_calls(reinterpret_cast<PyTypeObject*>(type), names, "next_step", direct_neuron, call_neuron))

@@ -1,7 +1,9 @@
 // Python module sparse_backend._recording: what recording/native.py describes.
 #include "calls.hpp"
+#include "modes.hpp"
 #include "next_step.hpp"
 #include "recorder.hpp"
+#include "spares.hpp"
 
 namespace recording {
 namespace {
@@ -23,6 +25,8 @@ PyObject* ask_step(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     return or_none(next_step(arguments[0], arguments[1], arguments[2]));
 }
 
+PyObject* ask_keys(PyObject*, PyObject*) { return PyBool_FromLong(keys_at_rest()); }
+
 // A deferred tensor to which nothing has happened has its three attributes alone; one that is detached, a view or real
 // has more.
 PyObject* steps_in_a_row(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
@@ -37,9 +41,9 @@ PyObject* steps_in_a_row(PyObject*, PyObject* const* arguments, Py_ssize_t count
         if (!is_type(tensor, deferred.object)) break;
         const Ref attributes = attributes_of(tensor);
         if (!attributes || PyDict_GET_SIZE(attributes.get()) != fresh) break;
-        PyObject* its_source = PyDict_GetItemWithError(attributes.get(), name_source.object);
-        PyObject* its_slot = PyDict_GetItemWithError(attributes.get(), name_slot.object);
-        PyObject* step = PyDict_GetItemWithError(attributes.get(), name_step.object);
+        PyObject* its_source = name_source.in(attributes.get());
+        PyObject* its_slot = name_slot.in(attributes.get());
+        PyObject* step = name_step.in(attributes.get());
         if (!its_source || !its_slot || !step) break;
         const Py_ssize_t number = PyLong_AsSsize_t(step);
         if (index == start) {
@@ -59,6 +63,8 @@ PyCFunction method(Function* function) {
 
 PyMethodDef methods[] = {
     {"connect", connect, METH_O, "Take the recorder's classes and torch's functions, by name."},
+    {"keys_at_rest", ask_keys, METH_NOARGS, "keys_at_rest()"},
+    {"keep_spares", keep_spares, METH_NOARGS, "keep_spares()"},
     {"next_feed", method(ask_feed), METH_FASTCALL | METH_KEYWORDS, "next_feed(module, input)"},
     {"next_step", method(ask_step), METH_FASTCALL, "next_step(module, input, state)"},
     {"take_feed_calls", take_feed_calls, METH_VARARGS, "take_feed_calls(class, globals)"},

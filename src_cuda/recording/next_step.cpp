@@ -34,7 +34,7 @@ struct Found {
 // The module's stream, if `input` is an open step of the thread's segment and this stream's next.
 Found fed_by(PyObject* input, PyObject* module, const Known& type) {
     const Ref attributes = attributes_of(input);
-    PyObject* source = attributes ? PyDict_GetItemWithError(attributes.get(), name_source.object) : nullptr;
+    PyObject* source = attributes ? name_source.in(attributes.get()) : nullptr;
     if (!source || source == Py_None) return {};
     Ref segment = Ref::borrow(stream_segment.of(source));
     if (segment.get() == Py_None || !is_mine(segment.get()) || !is_latest(input, source, 0)) return {};
@@ -43,28 +43,49 @@ Found fed_by(PyObject* input, PyObject* module, const Known& type) {
     return {std::move(segment), std::move(stream)};
 }
 
-// The entry of a real input in its stream's list, as Inputs.append makes it; null unless it is one more view of the
-// same tensor as before.
-Ref one_more_input(PyObject* inputs, PyObject* tensor) {
-    if (inputs_requires_grad.of(inputs) != Py_False || inputs_base.of(inputs) == Py_None) return Ref();
-    Ref base = base_of.answer(tensor);
-    if (base.get() == Py_None) base = Ref::borrow(tensor);
-    if (!base || !inputs_base.is(base, inputs) || !lies_at(base.get(), inputs_place.of(inputs))) return Ref();
-    const Ref requires_grad = requires_grad_of.answer(tensor), dtype = dtype_of.answer(tensor);
-    if (requires_grad.get() != Py_False || !dtype || !inputs_dtype.is(dtype, inputs)) return Ref();
-    const Ref shape = shape_of.answer(tensor);
-    if (!shape || PyObject_RichCompareBool(shape.get(), inputs_shape.of(inputs), Py_EQ) != 1) return Ref();
-    const Ref offset = offset_of.answer(tensor), strides = strides_of.answer(tensor);
-    if (!offset || !strides) return Ref();
-    return Ref(PyTuple_Pack(3, inputs_alias.of(inputs), offset.get(), strides.get()));
-}
+// A real input that goes on with the last run of its stream's inputs, as Run.goes_on says.
+class OneMoreInput {
+  public:
+    // False unless it is one more view of the same tensor, as far on from the last one as that from the one before.
+    bool prepare(PyObject* inputs, PyObject* tensor) {
+        if (inputs_requires_grad.of(inputs) != Py_False || inputs_base.of(inputs) == Py_None) return false;
+        Ref base = base_of.answer(tensor);
+        if (base.get() == Py_None) base = Ref::borrow(tensor);
+        if (!base || !inputs_base.is(base, inputs) || !lies_at(base.get(), inputs_place.of(inputs))) return false;
+        const Ref requires_grad = requires_grad_of.answer(tensor), dtype = dtype_of.answer(tensor);
+        if (requires_grad.get() != Py_False || !dtype || !inputs_dtype.is(dtype, inputs)) return false;
+        const Ref shape = shape_of.answer(tensor);
+        if (!shape || PyObject_RichCompareBool(shape.get(), inputs_shape.of(inputs), Py_EQ) != 1) return false;
+        const Ref offset = offset_of.answer(tensor), strides = strides_of.answer(tensor);
+        PyObject* runs = inputs_runs.of(inputs);
+        if (!offset || !strides || !PyList_GET_SIZE(runs)) return false;
+        run_ = Ref::borrow(PyList_GET_ITEM(runs, PyList_GET_SIZE(runs) - 1));
+        if (run_alias.of(run_.get()) != inputs_alias.of(inputs) ||
+            PyObject_RichCompareBool(strides.get(), run_strides.of(run_.get()), Py_EQ) != 1)
+            return false;
+        const Py_ssize_t count = run_count.number(run_.get());
+        const Py_ssize_t distance = PyLong_AsSsize_t(offset.get()) - run_start.number(run_.get());
+        if (count > 1 && distance != count * run_spacing.number(run_.get())) return false;
+        if (count == 1 && !(spacing_ = Ref(PyLong_FromSsize_t(distance)))) return false;
+        return static_cast<bool>(count_ = Ref(PyLong_FromSsize_t(count + 1)));
+    }
 
-// The output of a step whose stream and input are found.
-PyObject* take_feed(PyObject* module, PyObject* stream, PyObject* segment, const Ref& captured) {
+    void commit() {
+        if (!run_) return;
+        run_count.set(run_.get(), std::move(count_));
+        if (spacing_) run_spacing.set(run_.get(), std::move(spacing_));
+    }
+
+  private:
+    Ref run_, count_, spacing_;
+};
+
+// The output of a step whose stream and input are found; `input` is empty for a recorded one.
+PyObject* take_feed(PyObject* module, PyObject* stream, PyObject* segment, OneMoreInput input = {}) {
     if (!undisturbed(module, stream, segment)) return nullptr;
     Step step(stream, segment);
     if (!step.prepare()) return nullptr;
-    if (captured && PyList_Append(inputs_steps.of(stream_source.of(stream)), captured.get()) < 0) return nullptr;
+    input.commit();
     step.commit();
     return step.take(0).release();
 }
@@ -77,8 +98,9 @@ PyObject* feed_real(PyObject* module, PyObject* input) {
     if (!stream || stream_count.number(stream.get()) >= segment_limit.number(segment.get())) return nullptr;
     PyObject* inputs = stream_source.of(stream.get());
     if (!is_type(inputs, inputs_type.object)) return nullptr;
-    const Ref captured = one_more_input(inputs, input);
-    return captured ? take_feed(module, stream.get(), segment.get(), captured) : nullptr;
+    OneMoreInput captured;
+    if (!captured.prepare(inputs, input)) return nullptr;
+    return take_feed(module, stream.get(), segment.get(), std::move(captured));
 }
 
 }  // namespace
@@ -87,7 +109,7 @@ PyObject* next_feed(PyObject* module, PyObject* input) {
     if (is_type(input, plain_tensor.object)) return feed_real(module, input);
     if (!is_type(input, deferred.object)) return nullptr;
     const Found found = fed_by(input, module, feed_stream);
-    return found ? take_feed(module, found.stream.get(), found.segment.get(), Ref()) : nullptr;
+    return found ? take_feed(module, found.stream.get(), found.segment.get()) : nullptr;
 }
 
 PyObject* next_step(PyObject* module, PyObject* input, PyObject* state) {

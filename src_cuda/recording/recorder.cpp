@@ -9,12 +9,13 @@
 namespace recording {
 namespace {
 
-Slot* const slots[] = {&stream_segment,  &stream_children,   &stream_count,         &stream_wrappers, &stream_source,
-                       &stream_watch,    &stream_whole,      &stream_requires_grad, &segment_closed,  &segment_grad,
-                       &segment_entries, &segment_inference, &segment_limit,        &segment_thread,  &wrappers_older,
-                       &wrappers_newer,  &wrappers_blank,    &wrappers_escaped,     &wrappers_slot,   &watch_attributes,
-                       &watch_tensors,   &inputs_base,       &inputs_alias,         &inputs_place,    &inputs_steps,
-                       &inputs_shape,    &inputs_dtype,      &inputs_requires_grad};
+Slot* const slots[] = {&stream_segment,   &stream_blanks,   &stream_children,   &stream_count,         &stream_wrappers,
+                       &stream_source,    &stream_watch,    &stream_whole,      &stream_requires_grad, &segment_closed,
+                       &segment_grad,     &segment_entries, &segment_inference, &segment_limit,        &segment_thread,
+                       &wrappers_older,   &wrappers_newer,  &wrappers_blank,    &wrappers_escaped,     &wrappers_slot,
+                       &watch_attributes, &watch_tensors,   &inputs_base,       &inputs_alias,         &inputs_place,
+                       &inputs_runs,      &inputs_shape,    &inputs_dtype,      &inputs_requires_grad, &run_alias,
+                       &run_count,        &run_start,       &run_spacing,       &run_strides};
 
 Known* const known[] = {&deferred, &feed_stream, &neuron_stream, &inputs_type, &plain_tensor, &absent,
                         &thread,   &wrap,        &link,          &hooks,       &module_class, &module_call};
@@ -41,10 +42,22 @@ bool find(Slot& slot, PyObject* objects) {
 
 }  // namespace
 
+PyObject* Name::search(PyObject* attributes) {
+    constexpr int most_moves = 64;  // in a network of many classes it would go to and fro
+    if (moves < most_moves) {
+        ++moves;
+        PyObject *key, *value;
+        Py_ssize_t next = 0;
+        for (Py_ssize_t here = 0; PyDict_Next(attributes, &next, &key, &value); here = next)
+            if (key == object) return position = here, value;
+    }
+    return PyDict_GetItemWithError(attributes, object);
+}
+
 bool intern_names() {
     for (Name* name : {&name_source, &name_step, &name_slot, &name_cut, &name_segment, &name_call, &name_init_hidden,
-                       &name_output, &name_buffers, &name_mem, &name_previous, &module_hooks[0], &module_hooks[1],
-                       &module_hooks[2], &module_hooks[3]})
+                       &name_output, &name_buffers, &name_parameters, &name_mem, &name_previous, &module_hooks[0],
+                       &module_hooks[1], &module_hooks[2], &module_hooks[3]})
         if (!(name->object = PyUnicode_InternFromString(name->text))) return false;
     return true;
 }
@@ -61,8 +74,9 @@ PyObject* connect(PyObject*, PyObject* objects) {
         if (!function) return nullptr;
         question->ask_of(function);
     }
-    PyObject* modes = given(objects, "modes");
-    if (!modes || !take_modes(modes)) return nullptr;
+    PyObject *key_modes = given(objects, "key_modes"), *other_modes = given(objects, "other_modes");
+    PyObject* keys_tell = given(objects, "keys_tell");
+    if (!key_modes || !other_modes || !keys_tell || !take_modes(key_modes, other_modes, keys_tell)) return nullptr;
     for (Slot* slot : slots)
         if (!find(*slot, objects)) return nullptr;
     Py_RETURN_NONE;

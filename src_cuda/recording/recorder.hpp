@@ -8,7 +8,7 @@ namespace recording {
 
 inline Slot stream_segment{"Stream", "segment"}, stream_children{"Stream", "children"};
 inline Slot stream_count{"Stream", "count"}, stream_wrappers{"Stream", "wrappers"}, stream_source{"Stream", "source"};
-inline Slot stream_watch{"Stream", "watch"}, stream_whole{"Stream", "whole"};
+inline Slot stream_blanks{"Stream", "blanks"}, stream_watch{"Stream", "watch"}, stream_whole{"Stream", "whole"};
 inline Slot stream_requires_grad{"Stream", "requires_grad"};
 inline Slot segment_closed{"Segment", "closed"}, segment_grad{"Segment", "grad"}, segment_entries{"Segment", "entries"};
 inline Slot segment_inference{"Segment", "inference"}, segment_limit{"Segment", "limit"};
@@ -18,8 +18,10 @@ inline Slot wrappers_blank{"Wrappers", "blank"}, wrappers_escaped{"Wrappers", "e
 inline Slot wrappers_slot{"Wrappers", "slot"};
 inline Slot watch_attributes{"Watch", "attributes"}, watch_tensors{"Watch", "tensors"};
 inline Slot inputs_base{"Inputs", "_base"}, inputs_alias{"Inputs", "_alias"}, inputs_place{"Inputs", "_place"};
-inline Slot inputs_steps{"Inputs", "_steps"}, inputs_shape{"Inputs", "shape"}, inputs_dtype{"Inputs", "dtype"};
+inline Slot inputs_runs{"Inputs", "_runs"}, inputs_shape{"Inputs", "shape"}, inputs_dtype{"Inputs", "dtype"};
 inline Slot inputs_requires_grad{"Inputs", "requires_grad"};
+inline Slot run_alias{"Run", "alias"}, run_count{"Run", "count"}, run_start{"Run", "start"};
+inline Slot run_spacing{"Run", "spacing"}, run_strides{"Run", "strides"};
 
 // An object that `connect` is given under this name.
 struct Known {
@@ -35,14 +37,29 @@ inline Known hooks{"hooks"}, module_class{"Module"}, module_call{"module_call"};
 inline Question place_of{"place"}, base_of{"base"}, requires_grad_of{"requires_grad"}, dtype_of{"dtype"};
 inline Question shape_of{"shape"}, offset_of{"offset"}, strides_of{"strides"};
 
-// Interned names of attributes.
+// Interned name of an attribute, and where it was found last among those of an object: all of a class mostly have it
+// there.
 struct Name {
-    const char* text;
+    const char* text = nullptr;
     PyObject* object = nullptr;
+    Py_ssize_t position = 0;
+    int moves = 0;
+
+    // Its value in `attributes`, borrowed; null where there is none.
+    PyObject* in(PyObject* attributes) {
+        PyObject *key, *value;
+        Py_ssize_t next = position;
+        if (PyDict_Next(attributes, &next, &key, &value) && key == object) return value;
+        return search(attributes);
+    }
+
+  private:
+    PyObject* search(PyObject* attributes);
 };
 
 inline Name name_source{"_source"}, name_step{"_step"}, name_slot{"_slot"}, name_cut{"_cut"}, name_segment{"segment"};
 inline Name name_call{"__call__"}, name_init_hidden{"init_hidden"}, name_output{"output"}, name_buffers{"_buffers"};
+inline Name name_parameters{"_parameters"};
 inline Name name_mem{"mem"}, name_previous{"previous"};
 inline Name module_hooks[] = {{"_forward_hooks"}, {"_forward_pre_hooks"}, {"_backward_hooks"}, {"_backward_pre_hooks"}};
 

@@ -1,21 +1,24 @@
 #include "step.hpp"
 
 #include "recorder.hpp"
+#include "spares.hpp"
 
 namespace recording {
 namespace {
 
 bool nobody_holds(PyObject* wrapper, PyObject* attributes) {
-    const Py_ssize_t weak = Py_TYPE(wrapper)->tp_weaklistoffset;
-    return Py_REFCNT(wrapper) == 1 && PyDict_GET_SIZE(attributes) == fresh &&
-           !*reinterpret_cast<PyObject**>(reinterpret_cast<char*>(wrapper) + weak);
+    return Py_REFCNT(wrapper) == 1 && PyDict_GET_SIZE(attributes) == fresh && !has_weak_references(wrapper);
 }
 
 Ref make(PyObject* wrappers, PyObject* stream, PyObject* step) {
-    const bool linked = stream_requires_grad.of(stream) == Py_True;
-    PyObject* arguments[] = {linked ? wrappers_blank.of(wrappers) : deferred.object,
-                             linked ? deferred.object : wrappers_blank.of(wrappers)};
-    Ref made(PyObject_Vectorcall(linked ? link.object : wrap.object, arguments, 2, nullptr));
+    PyObject* blank = wrappers_blank.of(wrappers);
+    Ref made = spare_of(blank);
+    if (!made) {
+        const bool linked = stream_requires_grad.of(stream) == Py_True;
+        PyObject* tensor = PyTuple_GET_ITEM(blank, 0);
+        PyObject* arguments[] = {linked ? tensor : deferred.object, linked ? deferred.object : tensor};
+        made = Ref(PyObject_Vectorcall(linked ? link.object : wrap.object, arguments, 2, nullptr));
+    }
     if (!made) return made;
     const Ref attributes = attributes_of(made.get());
     if (!attributes || PyDict_SetItem(attributes.get(), name_source.object, stream) < 0 ||
@@ -33,8 +36,10 @@ Ref next_of(PyObject* wrappers, PyObject* stream, PyObject* step) {
         if (!attributes) return Ref();
         if (nobody_holds(older, attributes.get()))
             return PyDict_SetItem(attributes.get(), name_step.object, step) < 0 ? Ref() : Ref::borrow(older);
-        const Ref reference(PyWeakref_NewRef(older, nullptr));
-        if (!reference || PyList_Append(wrappers_escaped.of(wrappers), reference.get()) < 0) return Ref();
+        if (wrappers_slot.number(wrappers)) {
+            const Ref reference(PyWeakref_NewRef(older, nullptr));
+            if (!reference || PyList_Append(wrappers_escaped.of(wrappers), reference.get()) < 0) return Ref();
+        }
     }
     return make(wrappers, stream, step);
 }
@@ -46,8 +51,7 @@ bool is_latest(PyObject* tensor, PyObject* stream, Py_ssize_t slot) {
     if (slot >= PyTuple_GET_SIZE(wrappers) || !is_type(tensor, deferred.object)) return false;
     if (wrappers_newer.of(PyTuple_GET_ITEM(wrappers, slot)) != tensor) return false;
     const Ref attributes = attributes_of(tensor);
-    return attributes &&
-           (PyDict_GET_SIZE(attributes.get()) == fresh || !PyDict_GetItemWithError(attributes.get(), name_cut.object));
+    return attributes && (PyDict_GET_SIZE(attributes.get()) == fresh || !name_cut.in(attributes.get()));
 }
 
 bool Step::prepare() {

@@ -10,38 +10,43 @@ namespace {
 bool calls_forward_alone(PyObject* attributes) {
     for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(hooks.object); ++index)
         if (PyDict_GET_SIZE(PyTuple_GET_ITEM(hooks.object, index))) return false;
-    for (const Name& name : module_hooks) {
-        PyObject* own = PyDict_GetItemWithError(attributes, name.object);
+    for (Name& name : module_hooks) {
+        PyObject* own = name.in(attributes);
         if (!own || !PyDict_Check(own) || PyDict_GET_SIZE(own)) return false;
     }
     PyObject* members = reinterpret_cast<PyTypeObject*>(module_class.object)->tp_dict;
     return PyDict_GetItemWithError(members, name_call.object) == module_call.object;
 }
 
-// (name, value, name, value, ...)
+// (name, position, value, ...)
 bool same_attributes(PyObject* values, PyObject* attributes) {
-    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(values); index += 2) {
-        PyObject* expected = PyTuple_GET_ITEM(values, index + 1);
-        PyObject* found = PyDict_GetItemWithError(attributes, PyTuple_GET_ITEM(values, index));
+    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(values); index += 3) {
+        const Py_ssize_t position = PyLong_AsSsize_t(PyTuple_GET_ITEM(values, index + 1));
+        PyObject* expected = PyTuple_GET_ITEM(values, index + 2);
+        PyObject* found = entry(attributes, PyTuple_GET_ITEM(values, index), position);
         if (found ? found != expected : expected != absent.object) return false;
     }
     return true;
 }
 
-// (holder, name, tensor, place, requires_grad, ...)
+// (holder, name, position, tensor, place, requires_grad, ...)
 bool same_tensors(PyObject* tensors, PyObject* attributes) {
     PyObject *last = Py_None, *members = nullptr;  // the same holder mostly has several
-    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(tensors); index += 5) {
-        PyObject *holder = PyTuple_GET_ITEM(tensors, index), *tensor = PyTuple_GET_ITEM(tensors, index + 2);
+    for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(tensors); index += 6) {
+        PyObject *holder = PyTuple_GET_ITEM(tensors, index), *tensor = PyTuple_GET_ITEM(tensors, index + 3);
         if (holder != Py_None) {
-            if (holder != last) members = PyDict_GetItemWithError(attributes, last = holder);
+            if (holder != last) {
+                last = holder;
+                members = (holder == name_parameters.object ? name_parameters : name_buffers).in(attributes);
+            }
             if (!members || !PyDict_Check(members)) return false;
-            if (PyDict_GetItemWithError(members, PyTuple_GET_ITEM(tensors, index + 1)) != tensor) return false;
+            const Py_ssize_t position = PyLong_AsSsize_t(PyTuple_GET_ITEM(tensors, index + 2));
+            if (entry(members, PyTuple_GET_ITEM(tensors, index + 1), position) != tensor) return false;
         }
         if (tensor == Py_None) continue;
         const Ref requires_grad = requires_grad_of.answer(tensor);
-        if (requires_grad.get() != PyTuple_GET_ITEM(tensors, index + 4)) return false;
-        if (!lies_at(tensor, PyTuple_GET_ITEM(tensors, index + 3))) return false;
+        if (requires_grad.get() != PyTuple_GET_ITEM(tensors, index + 5)) return false;
+        if (!lies_at(tensor, PyTuple_GET_ITEM(tensors, index + 4))) return false;
     }
     return true;
 }
@@ -50,7 +55,7 @@ bool same_tensors(PyObject* tensors, PyObject* attributes) {
 
 bool lies_at(PyObject* tensor, PyObject* place) {
     const Ref found = place_of.answer(tensor);
-    return found && PyObject_RichCompareBool(found.get(), place, Py_EQ) == 1;
+    return found && PyLong_CheckExact(found.get()) && PyLong_AsVoidPtr(found.get()) == PyLong_AsVoidPtr(place);
 }
 
 bool undisturbed(PyObject* module, PyObject* stream, PyObject* segment) {

@@ -216,3 +216,69 @@ def test_frames_without_gradient_taken_from_a_tensor_with_one(net: Twins, x: Ten
         )
 
     net.check(loop, x.clone().requires_grad_())
+
+
+ORDERS = {
+    "forwards": range(STEPS),
+    "backwards": range(STEPS - 1, -1, -1),
+    "every other": range(0, STEPS, 2),
+    "one alone": [3] * STEPS,
+    "twice each": [t // 2 for t in range(STEPS)],
+    "in and out of order": [0, 1, 2, 7, 3, 3, 3, 4, 5, 9, 8, 7],
+    "two in turn": [2, 5] * 6,
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("layout", ["steps first", "batch first", "features halved"])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_steps_of_one_tensor_in_any_order(
+    net: Twins, x: Tensor, order: str, layout: str, requires_grad: bool
+) -> None:
+    def loop(model: Net, x: Tensor) -> list[Tensor]:
+        whole = {
+            "steps first": lambda: x,
+            "batch first": lambda: x.transpose(0, 1).contiguous().transpose(0, 1),
+            "features halved": lambda: x.repeat_interleave(2, dim=2)[:, :, ::2],
+        }[layout]()
+        mem1, mem2 = start(model)
+        out = []
+        for t in ORDERS[order]:
+            _, mem1, spk2, mem2 = step(model, whole[t], mem1, mem2)
+            out += [spk2, mem2]
+        return out
+
+    assert net.check(loop, x.clone().requires_grad_(requires_grad)).flushes == 1
+
+
+@pytest.mark.parametrize("second", ["same strides", "other strides", "same tensor again"])
+def test_steps_of_two_tensors(net: Twins, x: Tensor, second: str) -> None:
+    def loop(model: Net, x: Tensor) -> list[Tensor]:
+        other = (1 - x) if second == "same strides" else (1 - x).transpose(0, 1).contiguous().transpose(0, 1)
+        frames = [*x[:5], *(x[:5] if second == "same tensor again" else other[4:9]), *x[5:]]
+        mem1, mem2 = start(model)
+        out = []
+        for frame in frames:
+            _, mem1, spk2, mem2 = step(model, frame, mem1, mem2)
+            out += [spk2, mem2]
+        return out
+
+    assert net.check(loop, x).flushes == 1
+
+
+@pytest.mark.parametrize("when", [1, 2, 5])
+def test_a_step_that_moves_to_the_next_recording_takes_its_input_along(
+    net: Twins, x: Tensor, when: int
+) -> None:
+    def loop(model: Net, x: Tensor) -> list[Tensor]:
+        mem1, mem2 = start(model)
+        out = []
+        for t, frame in enumerate(x):
+            spk1, mem1 = model.lif1(model.fc1(frame), mem1)
+            if t % 6 == when:
+                mem2 = mem2 * mem2.sum()
+            spk2, mem2 = model.lif2(model.fc2(spk1), mem2)
+            out += [spk2, mem2]
+        return out
+
+    net.check(loop, x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from sparse_backend import recording, torch_private
 from sparse_backend.errors import DeferredEscapeError
+from sparse_backend.recording import native
 
 from .conftest import BATCH, INPUTS, STEPS, Net, Twins, record, start, step
 from .test_escapes import Scale
@@ -140,3 +142,38 @@ def test_below_autograd_is_noticed() -> None:
     with Look():
         torch.ones(2) + 1
     assert all(seen) and seen and not torch_private.below_autograd()
+
+
+def test_the_dispatch_keys_tell_of_modes() -> None:
+    """As tried out on import: where they do not, four questions more are asked at each call."""
+    if native._native is None:
+        pytest.skip("the native recorder is not built")
+    at_rest = native._native.keys_at_rest
+    assert at_rest() and (sys.platform != "linux" or torch_private.keys_tell(at_rest))
+    with torch.no_grad():
+        assert at_rest()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not at_rest()
+        with torch.autocast("cpu", enabled=False):
+            assert at_rest() and not torch_private.modes_matter()
+    seen: list[bool] = []
+
+    def look(value: Tensor) -> Tensor:
+        seen.append(at_rest() is not torch_private.modes_matter())
+        return value + 1
+
+    torch.vmap(look)(torch.zeros(2))
+    torch.vmap(torch.func.grad(look))(torch.zeros(2))
+    torch.jit.trace(look, torch.zeros(2))
+    assert len(seen) >= 3 and all(seen)
+    assert at_rest()
+
+
+@pytest.mark.parametrize("blind_to", [None, 1, 2, 3, 4])
+def test_keys_that_do_not_tell_of_a_mode_are_not_relied_on(blind_to: int | None) -> None:
+    looks = [True, False, False, False, False, True]  # before, under each of four modes, after
+    if blind_to is not None:
+        looks[blind_to] = True
+    assert torch_private.keys_tell(iter(looks).__next__) is (blind_to is None)
+    assert not torch_private.keys_tell(lambda: False)
+    assert not torch_private.modes_matter()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import threading
 import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,17 +14,39 @@ import torch
 from torch import Tensor
 
 from sparse_backend import recording
-from sparse_backend.recording import deferred
+from sparse_backend.recording import deferred, native, stream
 
-from .conftest import STEPS, Net, Twins, start, step
+from .conftest import STEPS, Net, Twins, record, start, step
 
 
 @pytest.fixture
-def died(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry per deferred tensor that is gone for good."""
+def died() -> Iterator[list[int]]:
+    """One entry per deferred tensor that is gone for good: none is put aside."""
     deaths: list[int] = []
-    monkeypatch.setattr(deferred.Deferred, "__del__", lambda self: deaths.append(1), raising=False)
-    return deaths
+    deferred.Deferred.__del__ = lambda self: deaths.append(1)  # type: ignore[attr-defined]
+    yield deaths
+    del deferred.Deferred.__del__  # type: ignore[attr-defined]
+    if native._native is not None:
+        native._native.keep_spares()
+
+
+@pytest.fixture
+def aside(recorder: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many deferred tensors lie put aside, of the kinds made since."""
+    if recorder == "python":
+        pytest.skip("only the native recorder puts any aside")
+    kinds: list[deferred.Blank] = []
+    original = deferred.blank
+
+    def blank(*kind: Any) -> deferred.Blank:
+        found: deferred.Blank = original(*kind)
+        if not any(found is known for known in kinds):
+            kinds.append(found)
+        return found
+
+    monkeypatch.setattr(stream, "blank", blank)
+    deferred.drop_spares()
+    return lambda: sum(len(kind.spares) for kind in kinds)
 
 
 def test_a_loop_makes_few_of_them(net: Twins, x: Tensor, died: list[int]) -> None:
@@ -107,3 +133,156 @@ def test_wrappers_of_an_abandoned_step(net: Twins, x: Tensor) -> None:
         return out
 
     net.check(loop, torch.cat([x, x]))
+
+
+def run(model: Net, x: Tensor) -> Tensor:
+    """A loop that keeps all it is given."""
+    return torch.stack(record(model, x).mem2)
+
+
+def test_those_of_a_loop_serve_the_next(net: Twins, x: Tensor, aside: Callable[[], int]) -> None:
+    run(net.fast, x)
+    first = aside()
+    assert first >= 4 * (STEPS - 3)
+    kept = record(net.fast, x)
+    assert aside() <= first - 4 * (STEPS - 3)
+    assert len({id(value) for each in kept for value in each}) == 4 * STEPS
+    del kept
+    recording.flush()
+    for _ in range(3):
+        net.check(run, x)
+    assert aside() <= first + 2 * 4
+
+
+def test_none_keeps_a_stream_or_a_result_alive(net: Twins, x: Tensor, aside: Callable[[], int]) -> None:
+    kept = record(net.fast, x)
+    streams = [weakref.ref(value._source) for value in (kept.spk1[0], kept.mem2[0])]  # type: ignore[attr-defined]
+    recording.flush()
+    del kept
+    net.fast.lif1.reset_mem()
+    net.fast.lif2.reset_mem()
+    gc.collect()
+    assert aside() and not any(reference() is not None for reference in streams)
+
+
+def test_a_list_that_goes_with_the_last_of_its_stream(net: Twins, x: Tensor) -> None:
+    for _ in range(3):
+        kept = record(net.fast, x)
+        recording.drop_spares()
+        recording.flush()
+        net.fast.lif1.reset_mem()
+        net.fast.lif2.reset_mem()
+        del kept
+        net.check(run, x)
+
+
+@pytest.mark.parametrize("what", ["weak reference", "attribute", "read", "detach_"])
+def test_what_something_happened_to_is_not_put_aside(
+    net: Twins, x: Tensor, aside: Callable[[], int], what: str
+) -> None:
+    kept = record(net.fast, x)
+    recording.flush()
+    before, value = aside(), kept.mem2[3]
+    reference = weakref.ref(value) if what == "weak reference" else None
+    if what == "attribute":
+        value.note = 1  # type: ignore[attr-defined]
+    elif what == "read":
+        value.sum()
+    elif what == "detach_":
+        value.detach_()
+    kept.mem2[3] = kept.mem2[4]
+    del value
+    assert aside() == before and (reference is None or reference() is None)
+    kept.mem2[5] = kept.mem2[4]
+    assert aside() == before + 1
+
+
+def test_none_goes_from_one_mode_to_another(net: Twins, x: Tensor) -> None:
+    off, on = torch.inference_mode, torch.enable_grad
+    for mode in (off, on, torch.no_grad, off, on):
+
+        def loop(model: Net, x: Tensor, mode: Any = mode) -> Tensor:
+            with mode():
+                kept = record(model, x)
+                with torch._C.DisableTorchFunctionSubclass():
+                    linked = {value.requires_grad for value in kept.mem2}
+                if model is net.fast:
+                    assert linked == {mode is on}
+                return torch.stack(kept.mem2)
+
+        net.check(loop, x, backward=mode is on)
+
+
+def test_a_state_made_for_a_reader_is_not_put_aside(net: Twins, x: Tensor, aside: Callable[[], int]) -> None:
+    """What `reset` reads is made under the reader's modes, unlinked from the graph under `no_grad`."""
+    mem1, mem2 = start(net.fast)
+    for frame in x[:4]:
+        _, mem1, _, mem2 = step(net.fast, frame, mem1, mem2)
+    with torch.no_grad():
+        earlier = recording.previous_state(mem2)
+    recording.flush()
+    before = aside()
+    del earlier
+    assert aside() == before
+
+
+def test_garbage_that_the_collector_finds(net: Twins, x: Tensor) -> None:
+    """Cycles through deferred tensors are taken apart, and what was in them is never handed out."""
+    for _ in range(3):
+        kept: list[Any] = [value for each in record(net.fast, x) for value in each]
+        cycle: list[Any] = [kept]
+        cycle.append(cycle)
+        recording.flush()
+        del kept, cycle
+        gc.collect()
+        net.check(run, x)
+
+
+def test_a_finalizer_of_other_garbage_reads_one(net: Twins, x: Tensor) -> None:
+    read: list[Tensor] = []
+
+    class Reader:
+        def __del__(self) -> None:
+            read.append(self.value)
+
+    expected = net.stock(x)[1]
+    for _ in range(3):
+        kept, reader = record(net.fast, x), Reader()
+        reader.value, reader.again = kept.mem2[4], reader  # type: ignore[attr-defined]
+        recording.flush()
+        del kept, reader
+        gc.collect()
+        others = record(net.fast, x)
+        torch.testing.assert_close(read[-1] + 0, expected[4])
+        torch.testing.assert_close(torch.stack(others.mem2), expected)
+
+
+def test_those_that_die_in_another_thread(net: Twins, x: Tensor) -> None:
+    for _ in range(4):
+        kept = [list(each) for each in record(net.fast, x)]
+        recording.flush()
+
+        def drop(kept: list[list[Tensor]] = kept) -> None:
+            for each in kept:
+                each.clear()
+
+        thread = threading.Thread(target=drop)
+        del kept
+        thread.start()
+        net.check(run, x)
+        thread.join()
+
+
+def test_a_copy_is_not_put_aside_twice(net: Twins, x: Tensor, aside: Callable[[], int]) -> None:
+    kept = record(net.fast, x)
+    copies = copy.copy(kept.mem2)
+    recording.flush()
+    before = aside()
+    del copies
+    assert aside() == before
+
+
+def test_a_finalizer_of_the_class_is_called(net: Twins, x: Tensor, died: list[int]) -> None:
+    run(net.fast, x)
+    run(net.fast, x)
+    assert len(died) >= 2 * 4 * (STEPS - 1)
