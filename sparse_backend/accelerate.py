@@ -15,7 +15,14 @@ from .adapters import feeds
 from .errors import ArgumentTypeError, UnsupportedLayerError
 from .ops import memory
 from .options import Options, disabled
-from .recording import drop_spares, flush, reset_backoff, resolve_all
+from .recording import (
+    drop_spares,
+    flush,
+    quicken_attributes,
+    reset_backoff,
+    resolve_all,
+    restore_attributes,
+)
 from .report import LayerReport, Report
 from .runtime import RUNTIME, LayerRuntime
 
@@ -80,6 +87,7 @@ def accelerate(
         _refuse_stock(plans)
     _drop_pending(plan.module for plan in plans)
     layers = _apply(plans, options)
+    quicken_attributes(_containers(model))
     notes = []
     if not any(layer.path == "accelerated" and not layer.feed for layer in layers):
         notes.append(
@@ -100,6 +108,7 @@ def restore(model: nn.Module) -> None:
         raise ArgumentTypeError(f"model={model!r} must be a torch.nn.Module, not {type(model).__name__}")
     swapped = [module for module in model.modules() if is_accelerated(module)]
     _drop_pending(swapped)
+    restore_attributes(model.modules())
     for module in swapped:
         _swap_back(module)
     if swapped:
@@ -116,12 +125,14 @@ def accelerated(model: nn.Module, **options: Any) -> Iterator[Report]:
     """
     before = {module: module.__dict__.get(RUNTIME) for module in model.modules() if is_accelerated(module)}
     saved = {runtime: runtime.snapshot() for runtime in before.values() if runtime is not None}
+    containers = set(_containers(model))
     report = accelerate(model, **options)
     try:
         yield report
     finally:
         added = [module for module in model.modules() if is_accelerated(module) and module not in before]
         _drop_pending(added)
+        restore_attributes(module for module in model.modules() if module not in containers)
         for module in added:
             _swap_back(module)
         for runtime, state in saved.items():
@@ -137,6 +148,11 @@ def upstream_of(module: nn.Module) -> type[nn.Module] | None:
     """The class that a swapped module had before; None for a stock one."""
     upstream: type[nn.Module] | None = getattr(type(module), "upstream", None)
     return upstream if upstream is not None and isinstance(module, upstream) else None
+
+
+def _containers(model: nn.Module) -> list[nn.Module]:
+    """The modules that have swapped ones as attributes, which a loop over time asks for at every step."""
+    return [module for module in model.modules() if any(map(is_accelerated, module.children()))]
 
 
 def _plan(model: nn.Module) -> list[_Plan]:

@@ -16,6 +16,7 @@ from torch import Tensor
 __all__ = [
     "GLOBAL_HOOKS",
     "KEY_MODES",
+    "MODULE_GETATTR",
     "OTHER_MODES",
     "address",
     "become",
@@ -236,6 +237,18 @@ GLOBAL_HOOKS: tuple[dict[Any, Any], ...] | None = (
     tuple(_GLOBAL_HOOKS) if all(isinstance(hooks, dict) for hooks in _GLOBAL_HOOKS) else None
 )
 """The hooks that every module's call runs. Fallback: None, so that every call goes by nn.Module."""
+
+
+_getattr: Any = torch.nn.Module.__getattr__
+_code = getattr(_getattr, "__code__", None)
+_genuine = (
+    _code is not None
+    and _code.co_filename == torch.nn.modules.module.__file__
+    and {"_parameters", "_buffers", "_modules"} <= set(_code.co_consts)
+)
+MODULE_GETATTR: Any = _getattr if _genuine else None
+"""`nn.Module.__getattr__`, which asks `_parameters`, `_buffers` and `_modules` in this order. Fallback: None,
+where it is another function by now."""
 
 
 def has_global_hooks() -> bool:

@@ -12,7 +12,14 @@ from .deferred import drop_spares, is_deferred, shape_of
 from .execute import flush
 from .layer import Layer
 from .materialise import resolve, resolve_all
-from .native import next_feed, next_step, take_feed_calls, take_neuron_calls
+from .native import (
+    next_feed,
+    next_step,
+    quicken_attributes,
+    restore_attributes,
+    take_feed_calls,
+    take_neuron_calls,
+)
 from .previous import is_pending, previous_state
 from .reasons import flush_reasons
 from .reasons import forget as forget_flush_reasons
@@ -30,6 +37,7 @@ __all__ = [
     "next_feed",
     "next_step",
     "previous_state",
+    "quicken_attributes",
     "record_feed",
     "record_module_call",
     "record_sequence",
@@ -37,6 +45,7 @@ __all__ = [
     "reset_backoff",
     "resolve",
     "resolve_all",
+    "restore_attributes",
     "shape_of",
     "take_feed_calls",
     "take_neuron_calls",

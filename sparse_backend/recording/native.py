@@ -9,7 +9,8 @@ nothing and return None, and the call goes its usual way. Where the module was n
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,15 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError
 from ..options import native_allowed
-from ..torch_private import GLOBAL_HOOKS, KEY_MODES, OTHER_MODES, keys_tell, place, wrap
+from ..torch_private import (
+    GLOBAL_HOOKS,
+    KEY_MODES,
+    MODULE_GETATTR,
+    OTHER_MODES,
+    keys_tell,
+    place,
+    wrap,
+)
 from .capture import Inputs, Run
 from .deferred import Deferred, as_subclass
 from .neuron_stream import NeuronStream
@@ -30,6 +39,8 @@ __all__ = [
     "next_feed",
     "next_step",
     "not_known",
+    "quicken_attributes",
+    "restore_attributes",
     "steps_in_a_row",
     "take_feed_calls",
     "take_neuron_calls",
@@ -60,7 +71,7 @@ def _connected() -> Any:
             "inference_enabled": torch.is_inference_mode_enabled,
             **{"key_modes": KEY_MODES, "other_modes": OTHER_MODES, "hooks": GLOBAL_HOOKS},
             "keys_tell": keys_tell(module.keys_at_rest),
-            **{"Module": nn.Module, "module_call": nn.Module.__call__},
+            **{"Module": nn.Module, "module_call": nn.Module.__call__, "module_getattr": MODULE_GETATTR},
         }
     )
     module.keep_spares()
@@ -103,3 +114,27 @@ def take_neuron_calls(cls: type[nn.Module], names: dict[str, Any], runtime: str,
     """
     if _native is not None:
         _native.take_neuron_calls(cls, names, runtime, previous)
+
+
+_quick: weakref.WeakKeyDictionary[type[nn.Module], weakref.WeakSet[nn.Module]] = weakref.WeakKeyDictionary()
+
+
+def quicken_attributes(containers: Iterable[nn.Module]) -> None:
+    """Let the attributes of these modules' classes be found without the detour that Python makes to
+    `nn.Module.__getattr__`: with the same result, and until `restore_attributes` has had all of them."""
+    for container in containers:
+        cls = type(container)
+        if _native is not None and _native.quicken_attributes(cls):
+            _quick.setdefault(cls, weakref.WeakSet()).add(container)
+
+
+def restore_attributes(containers: Iterable[nn.Module]) -> None:
+    for container in containers:
+        cls = type(container)
+        users = _quick.get(cls)
+        if users is None:
+            continue
+        users.discard(container)
+        if not users:
+            del _quick[cls]
+            _native.restore_attributes(cls)

@@ -1,4 +1,5 @@
 // Python module sparse_backend._recording: what recording/native.py describes.
+#include "attributes.hpp"
 #include "calls.hpp"
 #include "modes.hpp"
 #include "next_step.hpp"
@@ -67,6 +68,8 @@ PyMethodDef methods[] = {
     {"keep_spares", keep_spares, METH_NOARGS, "keep_spares()"},
     {"next_feed", method(ask_feed), METH_FASTCALL | METH_KEYWORDS, "next_feed(module, input)"},
     {"next_step", method(ask_step), METH_FASTCALL, "next_step(module, input, state)"},
+    {"quicken_attributes", quicken_attributes, METH_O, "quicken_attributes(class)"},
+    {"restore_attributes", restore_attributes, METH_O, "restore_attributes(class)"},
     {"take_feed_calls", take_feed_calls, METH_VARARGS, "take_feed_calls(class, globals)"},
     {"take_neuron_calls", take_neuron_calls, METH_VARARGS, "take_neuron_calls(class, globals, runtime, previous)"},
     {"steps_in_a_row", method(steps_in_a_row), METH_FASTCALL, "steps_in_a_row(tensors, index)"},

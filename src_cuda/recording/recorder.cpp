@@ -17,8 +17,8 @@ Slot* const slots[] = {&stream_segment,   &stream_blanks,   &stream_children,   
                        &inputs_runs,      &inputs_shape,    &inputs_dtype,      &inputs_requires_grad, &run_alias,
                        &run_count,        &run_start,       &run_spacing,       &run_strides};
 
-Known* const known[] = {&deferred, &feed_stream, &neuron_stream, &inputs_type, &plain_tensor, &absent,
-                        &thread,   &wrap,        &link,          &hooks,       &module_class, &module_call};
+Known* const known[] = {&deferred, &feed_stream, &neuron_stream, &inputs_type,  &plain_tensor, &absent,        &thread,
+                        &wrap,     &link,        &hooks,         &module_class, &module_call,  &module_getattr};
 
 Question* const questions[] = {&place_of,  &base_of,    &requires_grad_of, &dtype_of,         &shape_of,
                                &offset_of, &strides_of, &grad_enabled,     &inference_enabled};
@@ -55,9 +55,10 @@ PyObject* Name::search(PyObject* attributes) {
 }
 
 bool intern_names() {
-    for (Name* name : {&name_source, &name_step, &name_slot, &name_cut, &name_segment, &name_call, &name_init_hidden,
-                       &name_output, &name_buffers, &name_parameters, &name_mem, &name_previous, &module_hooks[0],
-                       &module_hooks[1], &module_hooks[2], &module_hooks[3]})
+    for (Name* name :
+         {&name_source, &name_step, &name_slot, &name_cut, &name_segment, &name_call, &name_init_hidden, &name_output,
+          &name_buffers, &name_parameters, &name_modules, &name_getattr, &name_getattribute, &name_mem, &name_previous,
+          &module_hooks[0], &module_hooks[1], &module_hooks[2], &module_hooks[3]})
         if (!(name->object = PyUnicode_InternFromString(name->text))) return false;
     return true;
 }

@@ -31,7 +31,7 @@ struct Known {
 
 inline Known deferred{"Deferred"}, feed_stream{"FeedStream"}, neuron_stream{"NeuronStream"}, inputs_type{"Inputs"};
 inline Known plain_tensor{"Tensor"}, absent{"ABSENT"}, thread{"thread"}, wrap{"wrap"}, link{"link"};
-inline Known hooks{"hooks"}, module_class{"Module"}, module_call{"module_call"};
+inline Known hooks{"hooks"}, module_class{"Module"}, module_call{"module_call"}, module_getattr{"module_getattr"};
 
 // Torch's answers about a tensor.
 inline Question place_of{"place"}, base_of{"base"}, requires_grad_of{"requires_grad"}, dtype_of{"dtype"};
@@ -59,7 +59,8 @@ struct Name {
 
 inline Name name_source{"_source"}, name_step{"_step"}, name_slot{"_slot"}, name_cut{"_cut"}, name_segment{"segment"};
 inline Name name_call{"__call__"}, name_init_hidden{"init_hidden"}, name_output{"output"}, name_buffers{"_buffers"};
-inline Name name_parameters{"_parameters"};
+inline Name name_parameters{"_parameters"}, name_modules{"_modules"};
+inline Name name_getattr{"__getattr__"}, name_getattribute{"__getattribute__"};
 inline Name name_mem{"mem"}, name_previous{"previous"};
 inline Name module_hooks[] = {{"_forward_hooks"}, {"_forward_pre_hooks"}, {"_backward_hooks"}, {"_backward_pre_hooks"}};
 
