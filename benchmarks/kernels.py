@@ -161,7 +161,7 @@ def _describe_forward(args: tuple[Any, ...], out: LayerOutputs) -> _Call:
 
 def _describe_backward(args: tuple[Any, ...], result: Any) -> _Call:
     layer, out, grads, needs = args
-    forms = cost.choices(layer, out)
+    forms = cost.choices(layer, out, grads)
     used = [forms["scan"]] if "scan" in forms else []
     for name in ("weight", "source"):
         product = {"weight": "weight_gradient", "source": "input_gradient"}[name]

@@ -26,6 +26,7 @@ __all__ = [
     "LayerOutputs",
     "OutputGradients",
     "all_active",
+    "scan_form",
 ]
 
 COEFFICIENTS = tuple(field.name for field in fields(Coefficients))
@@ -228,6 +229,14 @@ class OutputGradients:
             or layer.exact_reset
             or (layer.carriers != 0 and dense)
         )
+
+
+def scan_form(layer: Layer, grads: OutputGradients | None) -> str:
+    """The reverse scan's, "recompute" or "events"; as long as no gradients are known, with some at the
+    spikes."""
+    if grads is None:
+        return "recompute" if layer.active_dense or layer.exact_reset else "events"
+    return "recompute" if grads.need_trajectory(layer) else "events"
 
 
 @dataclass

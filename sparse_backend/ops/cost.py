@@ -8,7 +8,7 @@ another, but not from run to run on one.
 from __future__ import annotations
 
 from .calibration import costs
-from .contract import Layer, LayerOutputs
+from .contract import Layer, LayerOutputs, OutputGradients
 
 __all__ = [
     "choices",
@@ -88,7 +88,7 @@ def convolution_gradient_by_entries(active_below: float) -> bool:
     return active_below * CONVOLUTION_DOT < 1
 
 
-def choices(layer: Layer, out: LayerOutputs) -> dict[str, str]:
+def choices(layer: Layer, out: LayerOutputs, grads: OutputGradients | None = None) -> dict[str, str]:
     """The form of each product of this layer, for reports; the same functions decide when the work is
     done."""
     from . import backend
@@ -97,9 +97,9 @@ def choices(layer: Layer, out: LayerOutputs) -> dict[str, str]:
     if implementation == "cpu":
         from . import cpu
 
-        return {"backend": implementation, **cpu.forms(layer, out)}
+        return {"backend": implementation, **cpu.forms(layer, out, grads)}
     if implementation == "cuda":
         from . import cuda
 
-        return {"backend": implementation, **cuda.forms(layer, out)}
+        return {"backend": implementation, **cuda.forms(layer, out, grads)}
     return {"backend": implementation}

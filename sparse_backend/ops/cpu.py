@@ -15,7 +15,15 @@ from torch import Tensor
 
 from ..torch_private import read_pointer
 from . import cost, memory, reference
-from .contract import COEFFICIENTS, NEEDS, Layer, LayerGradients, LayerOutputs, OutputGradients
+from .contract import (
+    COEFFICIENTS,
+    NEEDS,
+    Layer,
+    LayerGradients,
+    LayerOutputs,
+    OutputGradients,
+    scan_form,
+)
 from .native_call import Call, by_events, dense_input, density, describe, dtype_code, module
 
 __all__ = ["backward", "compress", "forms", "forward", "gather", "to_dense"]
@@ -163,9 +171,9 @@ def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int
     return result
 
 
-def forms(layer: Layer, out: LayerOutputs) -> dict[str, str]:
-    """The form chosen for each product, for reports."""
-    answer = {"scan": "recompute" if layer.active_dense or layer.exact_reset else "events"}
+def forms(layer: Layer, out: LayerOutputs, grads: OutputGradients | None = None) -> dict[str, str]:
+    """The form chosen for each product, for reports; without gradients, as expected after the forward pass."""
+    answer = {"scan": scan_form(layer, grads)}
     if layer.weight is None:
         return answer | {"feed": "constant" if layer.constant else "current"}
     answer["feed"] = "events" if by_events(layer) else "gemm"

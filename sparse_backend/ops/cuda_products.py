@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import cuda_cost, cuda_place
-from .contract import Layer, LayerGradients, LayerOutputs
+from .contract import Layer, LayerGradients, LayerOutputs, OutputGradients, scan_form
 from .cuda_lists import gather, scatter, to_dense
 from .cuda_place import dtype_code, module, place
 from .native_call import Call
@@ -64,9 +64,9 @@ def _samples(layer: Layer) -> bool:
     )
 
 
-def forms(layer: Layer, out: LayerOutputs) -> dict[str, str]:
-    """The form chosen for each product, for reports."""
-    answer = {"scan": "recompute" if layer.active_dense or layer.exact_reset else "events"}
+def forms(layer: Layer, out: LayerOutputs, grads: OutputGradients | None = None) -> dict[str, str]:
+    """The form chosen for each product, for reports; without gradients, as expected after the forward pass."""
+    answer = {"scan": scan_form(layer, grads)}
     if layer.weight is None:
         return answer | {"feed": "constant" if layer.constant else "current"}
     answer["feed"] = "events" if by_events(layer) else "gemm"

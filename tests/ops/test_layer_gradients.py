@@ -11,7 +11,8 @@ from layer_cases import RULES, SPECS, Case, assert_close, spec_name
 
 from sparse_backend.neurons import NeuronSpec, Surrogate
 from sparse_backend.neurons import surrogates as S
-from sparse_backend.ops import backend
+from sparse_backend.ops import backend, cost, cpu
+from sparse_backend.ops.contract import Layer, LayerGradients, LayerOutputs, OutputGradients
 from sparse_backend.ops.sequence import GradientRule, LinearFeed, PackedSpikes, run_layer
 
 TOLERANCE = 1e-10
@@ -61,11 +62,20 @@ def test_trajectory_is_not_recomputed_for_nothing(monkeypatch: pytest.MonkeyPatc
     for name in ("backward", "backward_dense"):
         scan = getattr(native, name)
         monkeypatch.setattr(native, name, lambda *args, n=name, run=scan: (scans.append(n), run(*args)))
+    reported: list[str] = []
+    backward = cpu.backward
+
+    def report(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int) -> LayerGradients:
+        reported.append(cost.choices(layer, out, grads)["scan"])
+        return backward(layer, out, grads, needs)
+
+    monkeypatch.setattr(cpu, "backward", report)
     for spikes in (True, False):
         case = Case.random(SPECS[3], S.atan(2.0), learn=False)
         out = case.run(GradientRule("exact"))
         case.gradients(out.dense_spikes if spikes else None, out.membrane, out.state)
     assert scans == ["backward_dense", "backward"]
+    assert reported == ["recompute", "events"]
 
 
 FEEDS = {
