@@ -65,7 +65,7 @@ def _samples(layer: Layer) -> bool:
 
 
 def forms(layer: Layer, out: LayerOutputs, grads: OutputGradients | None = None) -> dict[str, str]:
-    """The form chosen for each product, for reports; without gradients, as expected after the forward pass."""
+    """The form chosen for each product, for reports; without gradients, the one to expect."""
     answer = {"scan": scan_form(layer, grads)}
     if layer.weight is None:
         return answer | {"feed": "constant" if layer.constant else "current"}
