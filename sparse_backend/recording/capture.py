@@ -233,8 +233,11 @@ class Inputs:
         last._base, last._alias, last._place = self._base, self._alias, self._place
         last._runs = [self._last()]
         last.shape = self.shape
-        self._runs[-1].count -= 1
-        if not self._runs[-1].count:
+        run = self._runs[-1]
+        run.count -= 1
+        if run.count == 1:
+            run.spacing = 0
+        elif not run.count:
             self._runs.pop()
         return last
 

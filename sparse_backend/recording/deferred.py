@@ -140,7 +140,7 @@ def _nan(dtype: torch.dtype, device: torch.device, linked: bool) -> Tensor:
         return _Link.apply(torch.zeros((), requires_grad=True), nan) if linked else nan
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=32)  # each keeps spares: see spares.cpp
 def blank(
     shape: torch.Size, dtype: torch.dtype, device: torch.device, requires_grad: bool, inference: bool
 ) -> Blank:

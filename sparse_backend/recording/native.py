@@ -66,6 +66,7 @@ def _connected() -> Any:
             **{"ABSENT": ABSENT, "thread": thread, "wrap": wrap, "link": as_subclass},
             **{"place": place, "base": Tensor._base, "offset": Tensor.storage_offset},
             **{"strides": Tensor.stride, "shape": Tensor.shape, "dtype": Tensor.dtype},
+            "is_neg": Tensor.is_neg,
             "requires_grad": Tensor.requires_grad,
             "grad_enabled": torch.is_grad_enabled,
             "inference_enabled": torch.is_inference_mode_enabled,

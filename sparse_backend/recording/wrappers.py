@@ -41,7 +41,12 @@ class Wrappers:
 
     def take(self, source: Stream, step: int) -> Deferred:
         """The deferred tensor of the next step."""
-        if _counted(self.older) == _ALONE and not _weakly(self.older) and len(self.older.__dict__) == _FRESH:
+        if (
+            _counted(self.older) == _ALONE
+            and not _weakly(self.older)
+            and len(self.older.__dict__) == _FRESH
+            and _counted(self.older.__dict__) == _ALONE
+        ):
             deferred: Deferred = self.older  # type: ignore[assignment]
             deferred._step = step
         else:

@@ -56,6 +56,8 @@ class OneMoreInput {
         if (requires_grad.get() != Py_False || !dtype || !inputs_dtype.is(dtype, inputs)) return false;
         const Ref shape = shape_of.answer(tensor);
         if (!shape || PyObject_RichCompareBool(shape.get(), inputs_shape.of(inputs), Py_EQ) != 1) return false;
+        const Ref negated = is_neg_of.answer(tensor);
+        if (negated.get() != Py_False) return false;
         const Ref offset = offset_of.answer(tensor), strides = strides_of.answer(tensor);
         PyObject* runs = inputs_runs.of(inputs);
         if (!offset || !strides || !PyList_GET_SIZE(runs)) return false;

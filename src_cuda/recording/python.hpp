@@ -58,6 +58,9 @@ inline PyObject* entry(PyObject* dict, PyObject* key, Py_ssize_t position) {
     return PyDict_GetItemWithError(dict, key);
 }
 
+// Whether nobody but the object holds its dict, of which the caller has the reference that attributes_of gives.
+inline bool keeps_to_itself(PyObject* attributes) { return Py_REFCNT(attributes) == 2; }
+
 inline bool has_weak_references(PyObject* object) {
     return *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(object) + Py_TYPE(object)->tp_weaklistoffset);
 }

@@ -20,8 +20,8 @@ Slot* const slots[] = {&stream_segment,   &stream_blanks,   &stream_children,   
 Known* const known[] = {&deferred, &feed_stream, &neuron_stream, &inputs_type,  &plain_tensor, &absent,        &thread,
                         &wrap,     &link,        &hooks,         &module_class, &module_call,  &module_getattr};
 
-Question* const questions[] = {&place_of,  &base_of,    &requires_grad_of, &dtype_of,         &shape_of,
-                               &offset_of, &strides_of, &grad_enabled,     &inference_enabled};
+Question* const questions[] = {&place_of,  &base_of,    &requires_grad_of, &dtype_of,     &shape_of,
+                               &offset_of, &strides_of, &is_neg_of,        &grad_enabled, &inference_enabled};
 
 PyObject* given(PyObject* objects, const char* name) {
     PyObject* object = PyDict_GetItemString(objects, name);

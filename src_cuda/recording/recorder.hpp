@@ -36,6 +36,7 @@ inline Known hooks{"hooks"}, module_class{"Module"}, module_call{"module_call"},
 // Torch's answers about a tensor.
 inline Question place_of{"place"}, base_of{"base"}, requires_grad_of{"requires_grad"}, dtype_of{"dtype"};
 inline Question shape_of{"shape"}, offset_of{"offset"}, strides_of{"strides"};
+inline Question is_neg_of{"is_neg"};
 
 // Interned name of an attribute, and where it was found last among those of an object: all of a class mostly have it
 // there.

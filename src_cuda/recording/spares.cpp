@@ -7,13 +7,14 @@
 namespace recording {
 namespace {
 
-constexpr Py_ssize_t most_spares = 1024;  // of a kind, about a kilobyte each
+constexpr Py_ssize_t most_spares = 1024;  // of a kind, about a kilobyte each; of kinds there are 32 at most
 
 PyObject* spares_of(PyObject* blank) { return PyTuple_GET_ITEM(blank, 1); }
 
 // Where the object is put aside; null where it has to go. Whatever became of it, its attributes tell.
 PyObject* place_for(PyObject* object, PyObject* attributes) {
     if (has_weak_references(object) || !attributes || PyDict_GET_SIZE(attributes) != fresh) return nullptr;
+    if (!keeps_to_itself(attributes)) return nullptr;
     PyObject* source = name_source.in(attributes);
     PyObject* slot = name_slot.in(attributes);
     if (!source || source == Py_None || !slot) return nullptr;
@@ -48,7 +49,8 @@ bool finalize_again(PyObject* object) {
 }  // namespace
 
 PyObject* keep_spares(PyObject*, PyObject*) {
-#if PY_VERSION_HEX < 0x030F0000  // what `finalize_again` knows
+// What `finalize_again` knows. Debug builds want to see no object untracked here.
+#if PY_VERSION_HEX < 0x030F0000 && !defined(Py_DEBUG)
     reinterpret_cast<PyTypeObject*>(deferred.object)->tp_finalize = put_aside;
 #endif
     Py_RETURN_NONE;

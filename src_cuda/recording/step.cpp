@@ -7,7 +7,8 @@ namespace recording {
 namespace {
 
 bool nobody_holds(PyObject* wrapper, PyObject* attributes) {
-    return Py_REFCNT(wrapper) == 1 && PyDict_GET_SIZE(attributes) == fresh && !has_weak_references(wrapper);
+    return Py_REFCNT(wrapper) == 1 && PyDict_GET_SIZE(attributes) == fresh && keeps_to_itself(attributes) &&
+           !has_weak_references(wrapper);
 }
 
 Ref make(PyObject* wrappers, PyObject* stream, PyObject* step) {

@@ -175,6 +175,18 @@ def test_lazily_negated_frames_states_and_gradients(net: Twins, x: Tensor) -> No
     net.check(loop, x)
 
 
+def test_a_frame_that_differs_from_a_plain_one_by_its_sign_alone(net: Twins, x: Tensor) -> None:
+    def loop(model: Net, x: Tensor) -> Tensor:
+        mem1, mem2 = start(model)
+        out = []
+        for t in range(STEPS):
+            _, mem1, _, mem2 = step(model, torch._neg_view(x[t]) if t > 5 else x[t], mem1, mem2)
+            out.append(mem2)
+        return torch.stack(out)
+
+    net.check(loop, x)
+
+
 def test_a_broadcast_input(net: Twins, x: Tensor) -> None:
     net.check(lambda m, x: torch.stack(record(m, x.expand(STEPS, BATCH, INPUTS)).mem2), x[:1, :1])
     net.check(lambda m, x: torch.stack(record(m, x.transpose(1, 2)).mem2), torch.rand(STEPS, INPUTS, BATCH))

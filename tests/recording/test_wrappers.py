@@ -94,6 +94,28 @@ def test_what_happened_to_one_stays_with_it(net: Twins, x: Tensor, holder: str) 
     net.check(loop, x)
 
 
+def test_attributes_kept_by_the_script_are_nobody_elses(net: Twins, x: Tensor) -> None:
+    kept = []
+    for _ in range(2):  # in the second loop, tensors of the first serve again
+        mem1, mem2 = start(net.fast)
+        for frame in x:
+            spk1, mem1, spk2, mem2 = step(net.fast, frame, mem1, mem2)
+            assert not any(hasattr(value, "note") for value in (spk1, mem1, spk2, mem2))
+            kept += [vars(spk2), vars(spk1)]
+            for attributes in kept[:-4]:
+                attributes["note"] = 1
+            del spk1
+        recording.flush()
+
+
+def test_there_is_an_end_to_what_is_put_aside(net: Twins, x: Tensor, aside: Callable[[], int]) -> None:
+    for batch in range(1, 40):
+        for value in record(net.fast, torch.rand(STEPS, batch, x.shape[2])).mem2:
+            assert value.shape[0] == batch
+        recording.flush()
+    assert deferred.blank.cache_info().currsize == 32
+
+
 def test_a_weak_reference_never_leads_to_another_step(net: Twins, x: Tensor) -> None:
     expected = net.stock(x)[0]
     mem1, mem2 = start(net.fast)
@@ -176,7 +198,7 @@ def test_a_list_that_goes_with_the_last_of_its_stream(net: Twins, x: Tensor) -> 
         net.check(run, x)
 
 
-@pytest.mark.parametrize("what", ["weak reference", "attribute", "read", "detach_"])
+@pytest.mark.parametrize("what", ["weak reference", "attribute", "read", "detach_", "vars"])
 def test_what_something_happened_to_is_not_put_aside(
     net: Twins, x: Tensor, aside: Callable[[], int], what: str
 ) -> None:
@@ -190,9 +212,11 @@ def test_what_something_happened_to_is_not_put_aside(
         value.sum()
     elif what == "detach_":
         value.detach_()
+    attributes = vars(value) if what == "vars" else None
     kept.mem2[3] = kept.mem2[4]
     del value
     assert aside() == before and (reference is None or reference() is None)
+    assert attributes is None or attributes["_step"] == 3
     kept.mem2[5] = kept.mem2[4]
     assert aside() == before + 1
 
