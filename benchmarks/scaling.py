@@ -18,7 +18,8 @@ _BISECTIONS = 30
 def scale_to_activity(net: Net, x: Tensor, target: float) -> list[tuple[float, float]]:
     """Scale each layer's weights until `target` of its entries have |u - threshold| < 0.1, from below.
 
-    x: `[T, B, N]`.  Returns: the gain and the fraction reached, per layer.
+    x: `[T, B, N]`.  Returns: the gain and the fraction reached, per layer: where no gain reaches the target,
+    those of the most active one.
     """
     found = []
     with torch.no_grad():
@@ -33,9 +34,14 @@ def scale_to_activity(net: Net, x: Tensor, target: float) -> list[tuple[float, f
 def _search(current: Tensor, lif: nn.Module, target: float) -> tuple[float, float, Tensor]:
     low, gain = 0.0, 0.1
     fraction, spikes = _run(current * gain, lif)
+    most = gain, fraction, spikes
     while fraction < target and gain < _MAX_GAIN:
         low, gain = gain, gain * 1.5
         fraction, spikes = _run(current * gain, lif)
+        if fraction > most[1]:
+            most = gain, fraction, spikes
+    if fraction < target:
+        return most
     high = gain
     for _ in range(_BISECTIONS):
         if abs(fraction / target - 1) < _TOLERANCE:

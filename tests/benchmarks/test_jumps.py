@@ -14,7 +14,7 @@ from sparse_backend import surrogates
 
 ONE_LAYER = Row((2, 3), 4, 4)
 TRAINED = {
-    "spikes": Row((200, 64, 64, 5), 40, 16, 0.05, 0.05),
+    "spikes": Row((200, 64, 64, 5), 40, 16, 0.05, 0.03),
     "direct": Row((64, 30, 10), 12, 8, coding="direct", loss="membrane"),
     "rate": Row((256, 10), 8, 8, coding="rate", channels=(3, 4)),
 }
