@@ -23,6 +23,6 @@ def test_a_fraction_that_can_be_had_is_reached() -> None:
 
 
 def test_one_that_cannot_gives_the_most_active_weights() -> None:
-    """Not the largest ones: membranes of a thousand thresholds would leave nothing but rounding to compare."""
+    """Not the largest ones: membranes of a thousand thresholds leave nothing but rounding to compare."""
     for gain, fraction in scaled(0.9):
         assert 0.1 < gain < 30 and fraction > 0.01
