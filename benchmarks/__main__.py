@@ -86,7 +86,9 @@ def _command(
     )
     parser.add_argument("--warm-up", type=_count, default=3, help="training steps before them (3)")
     parser.add_argument(
-        "--output", type=Path, help="JSON file; a plot goes beside it (benchmarks/results/<what>-<time>.json)"
+        "--output",
+        type=Path,
+        help="JSON file, or a folder for it; a plot goes beside it (benchmarks/results/<what>-<time>.json)",
     )
     return parser
 

@@ -17,10 +17,14 @@ _RESULTS = Path(__file__).parent / "results"
 def write(results: list[dict[str, Any]], kind: str, path: Path | None, limits: dict[str, Any] | None) -> Path:
     """Write a JSON file, by default results/<kind>-<time>.json; returns its path.
 
+    path: the file, or a folder for one with that name.
     limits: the measured ceilings of the machine.
     """
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = path or _RESULTS / f"{kind}-{stamp}.json"
+    name = f"{kind}-{stamp}.json"
+    path = path or _RESULTS / name
+    if path.is_dir():
+        path /= name
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"machine": {**describe(), "ceilings": limits}, "results": results}
     path.write_text(json.dumps(content, indent=1) + "\n")

@@ -8,12 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import commands, sweep, worst
+from benchmarks import commands, results, sweep, worst
 from benchmarks.__main__ import main
 from benchmarks.rows import Row
 
 TINY = Row((40, 16, 16, 5), 8, 6, 0.1, 0.02)
 PNG = b"\x89PNG"
+
+
+def test_a_folder_gets_a_file_of_the_usual_name(tmp_path: Path) -> None:
+    path = results.write([], "cpu", tmp_path, None)
+    assert path.parent == tmp_path and path.name.startswith("cpu-") and path.suffix == ".json"
+    assert json.loads(path.read_text())["results"] == []
 
 
 def test_rows_are_written_and_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
