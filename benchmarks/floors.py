@@ -32,7 +32,7 @@ class Ceilings:
     memory, cache: bytes per second of one array read in order, from memory and from the last-level cache.
     rows, updates: bytes of rows per second, in random order from a matrix of half an L2 cache, read or
         read-modify-written (each byte counted once).
-    multiply_adds: float32, per second, of torch's matrix product.
+    multiply_adds: float32, per second, from registers: more than torch's matrix product on many machines.
     last_level: size in bytes of the last-level cache, which decides between memory and cache.
     """
 
@@ -111,7 +111,8 @@ def ceilings() -> Ceilings:
     moved = 4.0 * width * count * threads
     matrices = torch.ones(threads, rows, width)  # not zeros: those are one page until they are written
     arguments = (native.address(order), native.c_int64(count), threads)
-    square = torch.rand(1024, 1024)
+    rounds = 1 << 20
+    multiplied = float(library.round_size()) * rounds * threads
     return Ceilings(
         memory=_stream(library, 6 * last_level, threads),
         # Part of it may be another's: a third is what one can count on.
@@ -119,7 +120,8 @@ def ceilings() -> Ceilings:
         rows=moved / _best(lambda: library.read_rows(native.address(matrices), *arguments)),
         updates=moved
         / _best(lambda: library.update_rows(native.address(matrices), native.c_int64(rows), *arguments)),
-        multiply_adds=square.shape[0] ** 3 / _best(lambda: torch.mm(square, square)),
+        multiply_adds=multiplied
+        / _best(lambda: library.multiply_add(native.c_int64(rounds), native.c_float(0.5), threads)),
         last_level=last_level,
     )
 

@@ -15,6 +15,7 @@ from .check import compare
 from .device import synchroniser, take_apart
 from .floors import Ceilings
 from .kernels import kernel_times
+from .least import least_step
 from .memory import peak_memory
 from .models import Models, build, copy_of
 from .network import Net
@@ -30,7 +31,7 @@ __all__ = ["Settings", "measure"]
 class Settings:
     """repeats: timed training steps of each side, after `warm_up` others.  memory: measure peak memory too.
 
-    details: also take the step apart: recording, kernels over floors.
+    details: also take the step apart: recording, kernels over floors, the least that a step can take.
     limits: of the machine, None to leave floors out.  peers: names from `PEERS` to time as well.
     device: where all of it happens; on a GPU its allocator tells the memory, and floors are predictions.
     """
@@ -85,6 +86,9 @@ def measure(
         result["recording"] = recording_time(fast, x, labels)
         told("kernels")
         result["kernels"] = kernel_times(fast, x, labels, settings.limits)
+        if settings.limits is not None:
+            optimizer = result["seconds"]["accelerated"]["optimizer"]
+            result["least"] = least_step(row, labels, result["kernels"], optimizer)
     result["layers"] = _layers(fast)
     if settings.memory:
         told("memory")

@@ -45,6 +45,8 @@ def show(console: Console, result: dict[str, Any], title: str) -> None:
     console.print("\n".join(lines), markup=False, highlight=False)
     if "kernels" in result:
         console.print(_kernels(result))
+    if "least" in result:
+        console.print(_least(result), markup=False, highlight=False)
     if "functions" in result:
         console.print(_functions(result))
 
@@ -160,6 +162,13 @@ def _kernels(result: dict[str, Any]) -> Table:
             "-" if entry["over_floor"] is None else f"{entry['over_floor']:.1f}x",
         )
     return table
+
+
+def _least(result: dict[str, Any]) -> str:
+    least = result["least"]
+    parts = " + ".join(f"{part} {1e3 * least[part]:.2f}" for part in ("operators", "loss", "optimizer"))
+    most = result["seconds"]["stock"]["step"] / least["step"]
+    return f"floors: {parts} = {1e3 * least['step']:.2f} ms, without the loop and Python; at most {most:.0f}x"
 
 
 def _functions(result: dict[str, Any]) -> Table:

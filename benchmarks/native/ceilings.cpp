@@ -6,12 +6,45 @@ namespace {
 typedef float Vector __attribute__((vector_size(64), aligned(4)));
 constexpr int lanes = 16, row = 128, vectors = row / lanes;
 
+// A register of the processor, and sums enough to keep all multipliers busy: more would not fit AVX2's registers.
+#ifdef __AVX512F__
+constexpr int register_bytes = 64;
+#else
+constexpr int register_bytes = 32;
+#endif
+typedef float Register __attribute__((vector_size(register_bytes)));
+constexpr int sums = 10;
+
+// The library is compiled without contraction; here the fused instruction is what is asked for.
+__attribute__((noinline, optimize("fp-contract=fast"))) float multiply_in_registers(int64_t rounds, float by) {
+    Register sum[sums] = {};
+    const Register factor = Register{} + by;
+    for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 10
+        for (int k = 0; k < sums; ++k) sum[k] = sum[k] * factor + factor;
+    }
+    float total = 0;
+    for (int k = 0; k < sums; ++k) total += sum[k][0];
+    return total;
+}
+
 }  // namespace
 
 extern "C" {
 
 // Floats of a row in read_rows and update_rows: accumulators fit the registers of AVX-512 and AVX2.
 int64_t row_width() { return row; }
+
+// Multiply-adds of one round of multiply_add.
+int64_t round_size() { return sums * register_bytes / int64_t(sizeof(float)); }
+
+// `rounds` rounds of multiply-adds on each thread, from registers only.
+float multiply_add(int64_t rounds, float by, int threads) {
+    float total = 0;
+#pragma omp parallel for num_threads(threads) schedule(static, 1) reduction(+ : total)
+    for (int thread = 0; thread < threads; ++thread) total += multiply_in_registers(rounds, by);
+    return total;
+}
 
 // Reads n floats once, in order, each thread its own part. n: a multiple of 128 per thread; ahead: floats that the
 // software prefetch is ahead.

@@ -17,6 +17,7 @@ from benchmarks import measure
 from benchmarks.__main__ import main
 from benchmarks.check import compare
 from benchmarks.floors import Ceilings
+from benchmarks.least import least_step
 from benchmarks.models import build
 from benchmarks.predict import FUNCTIONS
 from benchmarks.results import write
@@ -68,6 +69,29 @@ def test_each_layer_has_a_forward_and_a_backward_kernel_with_a_floor() -> None:
     ):
         assert named[name]["floor"] > 0, name
         assert sum(named[name]["native"].values()) > 0, name
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", ROWS_IN_SMALL)
+def test_floors_loss_and_optimizer_are_added_up(name: str) -> None:
+    settings = measure.Settings(repeats=5, warm_up=1, memory=False, limits=LIMITS)
+    result = measure.measure(name, ROWS_IN_SMALL[name], "exact", settings)
+    least = result["least"]
+    assert min(least[part] for part in ("operators", "loss", "optimizer")) > 0
+    assert least["step"] == least["operators"] + least["loss"] + least["optimizer"]
+    printed = io.StringIO()
+    show(Console(file=printed, width=200), result, name)
+    assert "at most" in printed.getvalue()
+
+
+def test_products_inside_an_operator_are_not_added_twice() -> None:
+    def entry(forms: str, floor: float | None) -> dict[str, object]:
+        return {"forms": forms, "floor": floor}
+
+    listed = [entry("events", 2.0), entry("torch", 4.0), entry("torch", None)]
+    assert least_step(SPIKES, torch.zeros(8, dtype=torch.long), listed, 1.0)["operators"] == 6.0
+    listed[0] = entry("events, gemm", 2.0)
+    assert least_step(SPIKES, torch.zeros(8, dtype=torch.long), listed, 1.0)["operators"] == 2.0
 
 
 def test_a_wrong_gradient_prints_no_speed(
