@@ -121,7 +121,7 @@ def _traced() -> Iterator[list[_Call]]:
                 native_of = open_calls[-1].native
                 native_of[name] = native_of.get(name, 0.0) + spent
             else:
-                calls.append(_Call(f"native {name}", "", None, spent, {name: spent}))
+                calls.append(_Call(f"native {name}", "", _native_work(name, args), spent, {name: spent}))
             return result
 
         return timed
@@ -249,6 +249,14 @@ def _product(form: str, known: tuple[str, ...], layer: Layer, events: int, activ
         if form.startswith(name):
             return product_work(name, steps * batch, layer.inputs, width, events, active)
     return Work()
+
+
+def _native_work(name: str, args: tuple[Any, ...]) -> Work | None:
+    """Of a function that is called outside of operators: the product for dW of a constant input."""
+    if name != "multiply":
+        return None
+    _, _, rows, _, inner, columns, *_ = args
+    return Work(multiply_adds=float(rows * inner * columns))
 
 
 def _products(net: Trainable, x: Tensor, labels: Tensor) -> list[_Call]:

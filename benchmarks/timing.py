@@ -49,7 +49,10 @@ def interleaved(
     told: Callable[[], None] = lambda: None,
     synchronise: Callable[[], None] = lambda: None,
 ) -> dict[str, Samples]:
-    """Seconds of each phase of a training step, per network. told: called after each step.
+    """Seconds of each phase of a training step, per network. told: called after each timed step.
+
+    A network makes two steps whenever its turn comes, of which the second is timed: in training a step
+    follows one of the same network, not one that has filled the caches with another's data.
 
     synchronise: waits for the device, before each look at the clock.
     """
@@ -58,6 +61,7 @@ def interleaved(
     seconds: dict[str, Samples] = {name: {phase: [] for phase in PHASES} for name in nets}
     for repeat in range(-warm_up, repeats):
         for name, net in nets.items():
+            _step(net, optimizers[name], x, labels, synchronise)
             times = _step(net, optimizers[name], x, labels, synchronise)
             told()
             if repeat < 0:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 from .errors import ArgumentError
-from .ops import calibration
+from .ops import calibration, memory
 from .ops.cuda_place import code_for
 from .options import native_allowed
 
@@ -55,6 +55,7 @@ def examine() -> list[Finding]:
         *_adapters(),
         _cpu_module(),
         _cost_model(),
+        _allocator(),
         _recorder_module(),
         _cuda_module(),
         _gpu(),
@@ -148,6 +149,14 @@ def _cost_model() -> Finding:
         return Finding("CPU cost model", "note", calibration.describe())
     except ArgumentError as error:
         return Finding("CPU cost model", "note", str(error))
+
+
+def _allocator() -> Finding:
+    subject = "freed memory"
+    try:
+        return Finding(subject, "note", memory.describe())
+    except ArgumentError as error:
+        return Finding(subject, "note", str(error))
 
 
 def _cuda_module() -> Finding:

@@ -89,6 +89,8 @@ void bind_memory(py::module_& m) {
         "prefer_huge_pages",
         [](int64_t data, int64_t bytes) { prefer_huge_pages(writable<char>(data), size_t(bytes)); }, py::arg("data"),
         py::arg("bytes"), "Before memory that was just allocated is written to.");
+    m.def("keep_freed_memory", &keep_freed_memory, py::arg("mapped"), py::arg("kept"),
+          "Sets the C library's allocator; False where that is not glibc's.");
     m.def("pooled_memory", &pooled_memory, "Bytes kept for later calls.");
     m.def("limit_pooled_memory", &limit_pooled_memory, py::arg("bytes"));
     m.def("drop_pooled_memory", &drop_pooled_memory);

@@ -186,7 +186,8 @@ class LayerOutputs:
     @staticmethod
     def empties(layer: Layer) -> tuple[Tensor, ...]:
         """The fields of `empty`, in order."""
-        value, long, short = (empty(layer.m0, dtype) for dtype in (None, torch.int64, torch.int32))
+        like = layer.m0
+        value, long, short = empty(like), empty(like, torch.int64), empty(like, torch.int32)
         return (
             *(value, value, value, value, value, long, short, value),
             *(long, short, value, value, value, long, short),

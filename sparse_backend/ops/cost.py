@@ -12,6 +12,7 @@ from .contract import Layer, LayerOutputs, OutputGradients
 
 __all__ = [
     "choices",
+    "constant_gradient_by_kernels",
     "convolution_by_events",
     "convolution_gradient_by_entries",
     "feed_form",
@@ -28,6 +29,10 @@ small enough to be measured quickly would not show."""
 CONVOLUTION_ROW, CONVOLUTION_DOT = 3.0, 4.0
 """Adding a row, and one product of a sampled dot, against a multiply-add of torch's convolution. Not measured
 per machine."""
+
+CONSTANT_PRODUCT = 1 << 22
+"""Multiply-adds of torch's product that take as long as calling another one, 40 us."""
+CLEARLY_QUICKER = 0.8
 
 MAX_POOL_ENTRY = 70.0
 """Torch's max pooling of one entry, in the same unit; behind events pooling comes with the convolution."""
@@ -71,6 +76,14 @@ def input_gradient_form(active_below: float, inputs: int, width: int) -> str:
     fused = c.product * product + DENSE_ENTRY * inputs
     gemm = product + DENSE_ENTRY * (2 * inputs + width)
     return min((sampled, "sampled"), (fused, "gemm-fused"), (gemm, "gemm"))[1]
+
+
+def constant_gradient_by_kernels(batch: int, width: int, inputs: int) -> bool:
+    """Whether dW of a constant input is quicker by the kernels' product than by torch's.
+
+    Only where the product is large enough to be worth a call of its own; batch is its inner length.
+    """
+    return batch >= 16 and batch * width * inputs >= CONSTANT_PRODUCT and costs().product < CLEARLY_QUICKER
 
 
 def convolution_by_events(density: float, channels: int, products: int, pooled: bool) -> bool:

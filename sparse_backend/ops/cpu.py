@@ -140,7 +140,8 @@ def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int
     like = layer.m0
     carriers = layer.carriers
     recompute = grads.need_trajectory(layer)
-    call = describe(layer, need_input=recompute)
+    sampled = bool(needs & NEEDS["source"]) and layer.packed and _input_form(layer) == "sampled"
+    call = describe(layer, need_input=recompute, need_dots=sampled)
     g = Call()
     if layer.exact_reset:
         call.fields["gradient"] = native.GRADIENTS["exact"]

@@ -29,6 +29,7 @@ __all__ = [
 @functools.cache
 def module() -> Any:
     """The native module; only called where `backend` has found it."""
+    memory.keep_freed()
     return backend.native()
 
 
@@ -152,16 +153,21 @@ def layer_call(native: Any, layer: Layer, dtype: int | None, **extra: Any) -> Ca
     return call
 
 
-def describe(layer: Layer, need_input: bool) -> Call:
-    """The layer for the CPU module; `need_input` when its input current will be evaluated."""
+def describe(layer: Layer, need_input: bool, need_dots: bool = False) -> Call:
+    """The layer for the CPU module.
+
+    need_input: its input current will be evaluated.  need_dots: lam W will be, at single entries.
+    """
     dtype = layer.m0.dtype
     call = layer_call(module(), layer, dtype_code(dtype), threads=torch.get_num_threads())
+    current = need_input and not by_events(layer)
     if layer.packed and layer.weight is not None:
         call.read("in_ptr", layer.in_ptr)
         call.read("in_idx", layer.in_idx)
         call.read("in_val", layer.in_val, dtype)
-        call.read("weight_t", transposed_weight(layer.weight, dtype))
-    if need_input and not by_events(layer):
+        if need_dots or (need_input and not current):
+            call.read("weight_t", transposed_weight(layer.weight, dtype))
+    if current:
         _pass_current(call, layer)
     elif layer.weight is not None:
         call.read("bias", layer.bias, dtype)

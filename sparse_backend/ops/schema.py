@@ -7,7 +7,7 @@ torch.ops.sparse_backend.to_dense         packed spikes as a dense tensor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -151,21 +151,31 @@ _POSITION = {"source": 0, "weight": 6, "bias": 7, "m0": 8 + len(COEFFICIENTS), "
 _COEFFICIENT_POSITIONS = range(8, 8 + len(COEFFICIENTS))
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(*output[len(_OUTPUT_GRADIENTS) :])
+    _save(ctx, inputs, output[len(_OUTPUT_GRADIENTS) :])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], saved: tuple[Tensor | None, ...]) -> None:
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(*(value for value in output[len(_OUTPUT_GRADIENTS) :] if value is not None))
     ctx.is_tensor = [isinstance(value, Tensor) for value in inputs]
     ctx.plain = [None if isinstance(value, Tensor) else value for value in inputs]
     tensors = [value for value in inputs if isinstance(value, Tensor)]
-    ctx.save_for_backward(*tensors, *output[len(_OUTPUT_GRADIENTS) :])
+    ctx.save_for_backward(*tensors, *saved)
 
 
 def _layer_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    return _gradients(ctx, ctx.needs_input_grad, grads)
+
+
+def _gradients(
+    ctx: Any, wanted: Sequence[bool], grads: tuple[Tensor | None, ...]
+) -> tuple[Tensor | None, ...]:
+    """dL/d of each argument of `layer`, None where it is not wanted."""
     saved = iter(ctx.saved_tensors)
     inputs = [
         next(saved) if tensor else plain for tensor, plain in zip(ctx.is_tensor, ctx.plain, strict=True)
     ]
-    wanted = ctx.needs_input_grad
     if torch.is_grad_enabled():
         return _twice_differentiable(grads, inputs, tuple(saved), wanted)
     needs = sum(NEEDS[name] for name, place in _POSITION.items() if wanted[place])
@@ -190,7 +200,7 @@ def _layer_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...
 
 
 def _twice_differentiable(
-    grads: tuple[Tensor | None, ...], inputs: list[Any], saved: tuple[Tensor, ...], wanted: tuple[bool, ...]
+    grads: tuple[Tensor | None, ...], inputs: list[Any], saved: tuple[Tensor, ...], wanted: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
     """The same gradients when the caller set create_graph=True."""
     described = Layer.from_arguments(*inputs)
@@ -257,28 +267,42 @@ layer_backward = torch.ops.sparse_backend.layer_backward.default
 to_dense = torch.ops.sparse_backend.to_dense.default
 
 
+_DIFFERENTIABLE = tuple(sorted((*_POSITION.values(), *_COEFFICIENT_POSITIONS)))
+"""The positions of the arguments that may get a gradient."""
+
+
 class _LayerFunction(torch.autograd.Function):
     """What the operator computes, with the autograd link that is registered above, without the dispatcher.
 
     The dispatcher looks up every argument's default in Python and calls the kernel through four more
-    functions: 0.3 ms a call with a schema of this length. Outputs that are empty are None here. The last
-    argument is the `Layer` that the others describe.
+    functions: 0.3 ms a call with a schema of this length. Autograd sees what it needs to, the arguments and
+    the outputs that may have a gradient; outputs that are empty are None here.
     """
 
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> tuple[Tensor | None, ...]:
-        *arguments, described = args
+    def forward(
+        ctx: Any,
+        arguments: tuple[Any, ...],
+        described: Layer,
+        out: LayerOutputs,
+        *differentiable: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        """out: empty; receives the outputs.  differentiable: the arguments at `_DIFFERENTIABLE`."""
+        empties = out.flat()
         found = backend.forward(described).flat()
-        out = tuple(
-            None if value is other else value
-            for value, other in zip(found, LayerOutputs.empties(described), strict=True)
-        )
-        _save_for_backward(ctx, tuple(arguments), out)
-        return out
+        for name, value in zip(_OUTPUTS, found, strict=True):
+            setattr(out, name, value)
+        some = [None if value is other else value for value, other in zip(found, empties, strict=True)]
+        _save(ctx, arguments, tuple(some[len(_OUTPUT_GRADIENTS) :]))
+        return tuple(some[: len(_OUTPUT_GRADIENTS)])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return (*_layer_gradient(ctx, *grads), None)
+        wanted = [False] * len(ctx.plain)
+        for place, want in zip(_DIFFERENTIABLE, ctx.needs_input_grad[3:], strict=True):
+            wanted[place] = want
+        found = _gradients(ctx, wanted, grads)
+        return (None, None, None, *(found[place] for place in _DIFFERENTIABLE))
 
 
 def run(*args: Any) -> tuple[Layer, LayerOutputs]:
@@ -291,8 +315,9 @@ def run(*args: Any) -> tuple[Layer, LayerOutputs]:
     described = Layer.from_arguments(*args)
     if not torch.is_grad_enabled():
         return described, backend.forward(described)
-    found: tuple[Tensor | None, ...] = _LayerFunction.apply(*args, described)
-    empties = LayerOutputs.empties(described)
-    return described, LayerOutputs(
-        *(other if value is None else value for value, other in zip(found, empties, strict=True))
-    )
+    out = LayerOutputs.empty(described)
+    linked = _LayerFunction.apply(args, described, out, *(args[place] for place in _DIFFERENTIABLE))
+    for name, value in zip(_OUTPUT_GRADIENTS, linked, strict=True):
+        if value is not None:
+            setattr(out, name, value)
+    return described, out

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..constants import empty
 from ..errors import ArgumentError, ArgumentTypeError
 from ..neurons import Neuron
 from . import backend, cost, events
 from .contract import COEFFICIENTS, Layer, LayerOutputs, all_active
+from .dense_feed import dense_feed
 from .schema import run as run_operator
 from .schema import to_dense
 
@@ -152,7 +152,7 @@ def run_layer(
         ):
             # A constant input is one product, computed and differentiated once; and where lam is dense
             # anyway, torch's own matrix products serve the feed.
-            tensor, weight, bias = functional.linear(tensor.to(m0.dtype), weight, bias), None, None
+            tensor, weight, bias = dense_feed(tensor.to(m0.dtype), weight, bias), None, None
     coefficients = neuron.coefficients.tensors()
     differentiable = torch.is_grad_enabled() and any(
         value is not None and value.requires_grad for value in (tensor, weight, bias, m0, i0, *coefficients)

@@ -10,6 +10,9 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 namespace sparse_backend {
 namespace {
@@ -117,6 +120,15 @@ void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t byte
     const uintptr_t begin = reinterpret_cast<uintptr_t>(data), first = (begin + page - 1) & ~(page - 1);
     if (begin + bytes <= first) return;
     madvise(reinterpret_cast<void*>(first), begin + bytes - first, MADV_HUGEPAGE);  // refused, it is as good
+#endif
+}
+
+bool keep_freed_memory([[maybe_unused]] size_t mapped, [[maybe_unused]] size_t kept) {
+#if defined(__GLIBC__)
+    // Either alone would end the allocator's own adjustment of the other.
+    return mallopt(M_MMAP_THRESHOLD, int(mapped)) && mallopt(M_TRIM_THRESHOLD, int(kept));
+#else
+    return false;
 #endif
 }
 

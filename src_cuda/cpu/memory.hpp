@@ -33,6 +33,10 @@ class Block {
 // Wishes that memory just allocated elsewhere be backed by huge pages: it is then cleared at a third of the cost.
 void prefer_huge_pages(void* data, size_t bytes);
 
+// Makes the C library's allocator keep `kept` bytes at the end of its heap that were freed, and take blocks of less
+// than `mapped` bytes from there. Returns whether it did: another allocator than glibc's has its own rules.
+bool keep_freed_memory(size_t mapped, size_t kept);
+
 // Bytes that lie in the pool unused, and how many may at most; what is above goes back to the system.
 size_t pooled_memory();
 void limit_pooled_memory(size_t bytes);

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
+import platform
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -81,3 +85,52 @@ def test_blocks_come_and_go_from_several_threads() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+FAULTS = """
+import os, resource, sys
+import torch
+from sparse_backend.ops import memory
+from sparse_backend.ops.native_call import module
+module()
+print(memory.keep_freed())
+def step():
+    gradients = [torch.ones(3 << 18) for _ in range(8)]  # 3 MiB each
+    total = sum(gradients)
+step(); step(); step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    step()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 10)
+print(memory.describe())
+"""
+
+
+def _run(**variables: str) -> tuple[bool, float, str]:
+    """Whether freed memory is kept, page faults of a step, and what `describe` says."""
+    known = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    run = subprocess.run(
+        [sys.executable, "-c", FAULTS],
+        env={**known, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    kept, faults, text = run.stdout.splitlines()
+    return kept == "True", float(faults), text
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has its own rules")
+def test_what_torch_frees_in_a_step_serves_the_next() -> None:
+    kept, faults, text = _run()
+    assert kept and "256 MiB" in text
+    assert faults < 100  # of 24 MiB in pages of 4 KiB: 6,144
+    theirs = "MALLOC_TRIM_THRESHOLD_"
+    kept, faults, text = _run(**{theirs: str(1 << 17)})
+    assert not kept and theirs in text
+    assert faults > 1000  # as the user has set it, the heap's end goes back to the system each time
+    kept, _, text = _run(GLIBC_TUNABLES="glibc.malloc.arena_max=4")
+    assert not kept and "GLIBC_TUNABLES" in text
+    kept, _, text = _run(SPARSE_BACKEND_NATIVE="1", GLIBC_TUNABLES="glibc.cpu.x86_ibt=off")
+    assert kept
