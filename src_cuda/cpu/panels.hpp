@@ -32,7 +32,7 @@ class Panels {
                   int64_t threads) const {
         constexpr int64_t part = 96;  // in whole tiles of every instruction set
         const int64_t used = rows * inner_ * columns_ < large ? 1 : threads;
-#pragma omp parallel for schedule(static) num_threads(int(used))
+#pragma omp parallel for schedule(static, 1) num_threads(int(used))  // in turn: the last part is mostly a small one
         for (int64_t r = 0; r < rows; r += part)
             product_->multiply(a + r * a_stride, a_stride, std::min(part, rows - r), inner_, memory_.get(), columns_,
                                c + r * c_stride, c_stride, past_cache);

@@ -14,7 +14,10 @@ from sparse_backend.ops import backend, cost, dense_feed
 from sparse_backend.ops.calibration import Costs
 
 # Both add up the same products in float32, in orders of their own: at most B eps |g| |x|, here far less.
-TOLERANCES: dict[torch.dtype, dict[str, Any]] = {torch.float64: {"rtol": 1e-12, "atol": 1e-12}, torch.float32: {"rtol": 1e-5, "atol": 2e-4}}
+TOLERANCES: dict[torch.dtype, dict[str, Any]] = {
+    torch.float64: {"rtol": 1e-12, "atol": 1e-12},
+    torch.float32: {"rtol": 1e-5, "atol": 2e-4},
+}
 
 
 class _Counted:
