@@ -44,7 +44,7 @@ void bind_results(py::module_& m) {
         .def("write_spikes", &ForwardResult::write_spikes, py::arg("ptr"), py::arg("idx"), py::arg("val") = 0,
              py::call_guard<py::gil_scoped_release>())
         .def("write_active", &ForwardResult::write_active, py::arg("ptr"), py::arg("idx"), py::arg("u"),
-             py::arg("carriers") = 0, py::arg("z") = 0, py::call_guard<py::gil_scoped_release>())
+             py::arg("carriers") = 0, py::call_guard<py::gil_scoped_release>())
         .def("write_resets", &ForwardResult::write_resets, py::arg("ptr"), py::arg("idx"),
              py::call_guard<py::gil_scoped_release>());
     py::class_<Compressed>(m, "Events", "Non-zero entries of a dense tensor, waiting to be written.")

@@ -111,11 +111,9 @@ void bind_lists(py::module_& m) {
     py::class_<ActiveList, BitRows> active(m, "ActiveList", py::module_local(), "Where the active entries go.");
     active.def(py::init<>());
 #define FIELD(name) active.def_readwrite(#name, &ActiveList::name)
-    FIELD(idx), FIELD(u), FIELD(carriers), FIELD(value), FIELD(before), FIELD(staged_u), FIELD(staged_carriers);
+    FIELD(idx), FIELD(u), FIELD(carriers), FIELD(before), FIELD(staged_u), FIELD(staged_carriers);
     FIELD(region), FIELD(carrier_count), FIELD(dtype);
 #undef FIELD
-    coefficient<&ActiveList::threshold>(active, "threshold");
-    coefficient<&ActiveList::graded>(active, "graded");
     m.def("bit_rows", [](const py::kwargs& fields) { return from_keywords<BitRows>(fields); });
     m.def("dense_input", [](const py::kwargs& fields) { return from_keywords<DenseInput>(fields); });
     m.def("spike_list", [](const py::kwargs& fields) { return from_keywords<SpikeList>(fields); });

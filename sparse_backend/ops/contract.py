@@ -129,6 +129,13 @@ class Layer:
         learned."""
         return self.spec.fires and self.gradient != "none" and (self.active_dense or self.learns("graded"))
 
+    def new_carrier(self, out: LayerOutputs) -> Tensor:
+        """The carrier of the other outputs: zeros that take no memory. Nothing reads them; the events have
+        the values."""
+        if self.carrier_dense:
+            return self.m0.new_zeros(()).expand(self.shape)
+        return self.m0.new_zeros(()).expand(out.aidx.numel()) if self.lists_active else empty(self.m0)
+
     def learns(self, name: str) -> bool:
         """Whether the coefficient needs a gradient that is not zero anyway."""
         return bool(self.learn >> COEFFICIENTS.index(name) & 1) and self.spec.uses(name)
@@ -154,6 +161,7 @@ class LayerOutputs:
     """Results of the forward pass, in schema order; what was not asked for is empty (`[0]`).
 
     carrier: differentiable; its gradient is dL/dz at the active entries (`[P]`), or everywhere (`[T, B, N]`).
+        Its values mean nothing.
     spikes, membrane: `[T, B, N]`.  m_last, i_last: final states `[B, N]`.
     ptr, idx, val: the output spikes.  aptr, aidx: the active entries, `au` the u there.
     sensitivities: `[P, C]` du/dp at the active entries for the C learned decay coefficients, spikes held

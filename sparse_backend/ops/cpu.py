@@ -120,16 +120,12 @@ def forward(layer: Layer) -> LayerOutputs:
         if count:
             out.sensitivities = memory.empty((active, count), dtype)
         saved = out.sensitivities.data_ptr() if count and active else 0
-        values = 0
-        if not layer.carrier_dense:
-            values = _set(out, "carrier", memory.empty((active,), dtype)).data_ptr()
-        result.write_active(out.aptr.data_ptr(), out.aidx.data_ptr(), out.au.data_ptr(), saved, values)
+        result.write_active(out.aptr.data_ptr(), out.aidx.data_ptr(), out.au.data_ptr(), saved)
         if saves_resets:
             out.rptr = memory.empty((rows,), torch.int64)
             out.ridx = memory.empty((result.reset_count,), torch.int32)
             result.write_resets(out.rptr.data_ptr(), out.ridx.data_ptr())
-    if layer.carrier_dense:
-        out.carrier = like.new_zeros(()).expand(layer.shape)
+    out.carrier = layer.new_carrier(out)
     return out
 
 

@@ -91,8 +91,7 @@ def _forward(layer: Layer) -> LayerOutputs:
         call.write("carrier_i_last", out.tails[1])
     call.fields["carriers"] = carriers
     _make_lists(layer, call, count, out)
-    if layer.carrier_dense:
-        out.carrier = like.new_zeros(()).expand(layer.shape)
+    out.carrier = layer.new_carrier(out)
     return out
 
 
@@ -124,9 +123,7 @@ def _make_lists(layer: Layer, call: Call, carriers: int, out: LayerOutputs) -> N
     out.idx, out.val = lists.write_spikes(out.ptr, size["spikes"], bool(valued))
     if "active" in size:
         out.aptr = pointers["active"]
-        out.aidx, out.au, out.sensitivities, value = lists.write_active(out.aptr, size["active"])
-        if not layer.carrier_dense:
-            out.carrier = value
+        out.aidx, out.au, out.sensitivities = lists.write_active(out.aptr, size["active"])
     if "resets" in size:
         out.rptr = pointers["resets"]
         out.ridx = lists.write_resets(out.rptr, size["resets"])

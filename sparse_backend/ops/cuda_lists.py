@@ -138,16 +138,14 @@ class ScanLists:
         module().write_spikes(module().spike_list(**self._rows("resets"), **targets))
         return idx
 
-    def write_active(self, ptr: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(idx, u, sensitivities, value) of the active entries; value is what the spike there is worth, or
-        0."""
-        layer, like, count = self.layer, self.layer.m0, self.carriers.shape[-1]
+    def write_active(self, ptr: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(idx, u, sensitivities) of the active entries."""
+        like, count = self.layer.m0, self.carriers.shape[-1]
         idx, u = like.new_empty(size, dtype=torch.int32), like.new_empty(size)
         sensitivities = like.new_empty((size, count) if count else 0)
-        value = like.new_zeros(size)  # room without an entry must not hold NaN: gradients are added to it
         call = Call(**self._rows("active"), ptr=ptr.data_ptr(), idx=idx.data_ptr(), region=self.region)
         call.fields |= {"carrier_count": count, "dtype": dtype_code(like.dtype)}
-        for name, target in (("u", u), ("carriers", sensitivities), ("value", value)):
+        for name, target in (("u", u), ("carriers", sensitivities)):
             call.write(name, target)
         for name, staged in (
             ("before", self.before),
@@ -155,12 +153,8 @@ class ScanLists:
             ("staged_carriers", self.carriers),
         ):
             call.read(name, staged)
-        for name in ("threshold", "graded"):
-            coefficient = getattr(layer.coefficients, name)
-            call.read(name, coefficient, like.dtype)
-            call.fields[f"{name}_per_neuron"] = coefficient.dim() > 0
         module().write_active(module().active_list(**call.fields))
-        return idx, u, sensitivities, value
+        return idx, u, sensitivities
 
 
 def _expansion(

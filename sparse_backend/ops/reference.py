@@ -155,10 +155,7 @@ def forward(layer: Layer) -> LayerOutputs:
         mask = active_entries(spec, layer, path.u)
         out.aptr, out.aidx = events.from_mask(mask)
         out.au = events.gather(path.u, out.aptr, out.aidx)
-    if layer.carrier_dense:
-        out.carrier = layer.m0.new_zeros(()).expand(layer.shape)
-    elif layer.lists_active:
-        out.carrier = events.gather(graded, out.aptr, out.aidx)
+    out.carrier = layer.new_carrier(out)
     return out
 
 

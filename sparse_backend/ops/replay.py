@@ -76,6 +76,6 @@ def _current(layer: Layer) -> Tensor:
         if layer.in_aptr is not None:
             assert layer.in_aidx is not None
             carrier = events.expand(layer.in_aptr, layer.in_aidx, carrier, tuple(x.shape), x.dtype)  # type: ignore[arg-type]
-        # The carrier's values are the spikes already in x; it is added for its gradient only.
+        # The spikes are in x already; the carrier is added for its gradient only.
         x = x + (carrier - carrier.detach())
     return x if layer.weight is None else functional.linear(x, layer.weight, layer.bias)

@@ -90,9 +90,7 @@ def _layer_fake(*args: Any) -> tuple[Tensor, ...]:
         out.au = like.new_empty(active)
     else:
         active = 0
-    out.carrier = (
-        like.new_empty(()).expand(described.shape) if described.carrier_dense else like.new_empty(active)
-    )
+    out.carrier = described.new_carrier(out)
     for name in ("sensitivities", "tails", "rptr", "ridx"):
         size = sizes.new_dynamic_size()
         setattr(out, name, getattr(out, name).new_empty(size))

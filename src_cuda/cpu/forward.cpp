@@ -176,8 +176,6 @@ std::unique_ptr<ForwardResult> forward_typed(const Layer& layer) {
     result->threads = layer.threads;
     result->carrier_count = view.carrier_count;
     result->graded.assign(view.coefficients.graded, view.coefficients.graded + view.columns);
-    result->threshold.assign(view.coefficients.threshold, view.coefficients.threshold + view.columns);
-    result->uniform = view.uniform;
     const Visits visits = {view.steps, view.batch, strips.tiles(), strips.together};
     if (view.want_spikes) result->spikes.prepare(visits, ranges);
     if (view.want_active) result->active.prepare(visits, ranges);
@@ -199,21 +197,6 @@ void fill_spike_values(const ForwardResult& result, const int32_t* idx, Real* va
     for (int64_t e = from; e < to; ++e) val[e] = Real(result.graded[size_t(idx[e])]);
 }
 
-// What active entries put out. Without branches, which are mispredicted where about half of the entries spike.
-template <class Real>
-void fill_outputs(const ForwardResult& result, const int32_t* idx, const Real* u, Real* z, int64_t from, int64_t to) {
-    if (result.uniform) {
-        const Real threshold = Real(result.threshold[0]), graded = Real(result.graded[0]);
-        for (int64_t e = from; e < to; ++e) z[e] = u[e] > threshold ? graded : Real(0);
-        return;
-    }
-    for (int64_t e = from; e < to; ++e) {
-        const size_t j = size_t(idx[e]);
-        const Real graded = Real(result.graded[j]);
-        z[e] = u[e] > Real(result.threshold[j]) ? graded : Real(0);
-    }
-}
-
 }  // namespace
 
 void ForwardResult::write_spikes(int64_t ptr, int64_t idx, int64_t val) const {
@@ -226,18 +209,12 @@ void ForwardResult::write_spikes(int64_t ptr, int64_t idx, int64_t val) const {
     spikes.write(writable<int64_t>(ptr), {EventTarget::idx(idx)}, threads, finish);
 }
 
-void ForwardResult::write_active(int64_t ptr, int64_t idx, int64_t u, int64_t carriers, int64_t z) const {
+void ForwardResult::write_active(int64_t ptr, int64_t idx, int64_t u, int64_t carriers) const {
     const int64_t size = dtype == float64 ? 8 : 4;
-    const auto finish = [&](int64_t from, int64_t to) {
-        if (z && dtype == float64)
-            fill_outputs(*this, address<int32_t>(idx), address<double>(u), writable<double>(z), from, to);
-        else if (z)
-            fill_outputs(*this, address<int32_t>(idx), address<float>(u), writable<float>(z), from, to);
-    };
     active.write(
         writable<int64_t>(ptr),
         {EventTarget::idx(idx), EventTarget::values(size, u), EventTarget::extras(size * carrier_count, carriers)},
-        threads, finish);
+        threads);
 }
 
 void ForwardResult::write_resets(int64_t ptr, int64_t idx) const {

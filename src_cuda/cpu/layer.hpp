@@ -37,12 +37,10 @@ struct ForwardResult {
     EventPieces spikes, resets;
     EventPieces active;  // values: u; extras: the carriers of the entry
     int carrier_count = 0;
-    std::vector<double> graded, threshold;  // per neuron
-    bool uniform = false;                   // the same for all neurons
+    std::vector<double> graded;  // per neuron
 
     void write_spikes(int64_t ptr, int64_t idx, int64_t val) const;
-    // z: the output at each entry, 0 where it did not spike.
-    void write_active(int64_t ptr, int64_t idx, int64_t u, int64_t carriers, int64_t z) const;
+    void write_active(int64_t ptr, int64_t idx, int64_t u, int64_t carriers) const;
     void write_resets(int64_t ptr, int64_t idx) const;
 };
 

@@ -5,6 +5,7 @@
 #include <list>
 #include <mutex>
 #include <new>
+#include <tuple>
 #include <utility>
 
 #if defined(__linux__)
@@ -17,7 +18,7 @@
 namespace sparse_backend {
 namespace {
 
-constexpr size_t alignment = 64, pooled_from = size_t(1) << 18, huge_page = size_t(1) << 21;
+constexpr size_t alignment = 64, pooled_from = size_t(1) << 18, huge_page = size_t(1) << 21, far_larger = 4;
 
 // Pooled sizes lie an eighth to a quarter apart, so that similar requests meet the same blocks. Never 0, and always
 // more than was asked for: kernels may read a little past the end.
@@ -37,17 +38,20 @@ void* from_system(size_t bytes) {
 
 class Pool {
   public:
-    // Null if no block of this size is kept. Sizes are rounded, so only equal ones can be of use.
-    void* take(size_t bytes) {
+    // The smallest kept block of at least so many bytes, of equal ones the last used; null if all are smaller or far
+    // larger. Of a larger one the rest lies idle, which costs less memory than a further block.
+    std::pair<void*, size_t> take(size_t bytes) {
         const std::lock_guard<std::mutex> lock(mutex_);
-        for (auto block = kept_.rbegin(); block != kept_.rend(); ++block) {
-            if (block->second != bytes) continue;
-            void* data = block->first;
-            total_ -= bytes;
-            kept_.erase(std::next(block).base());
-            return data;
-        }
-        return nullptr;
+        auto best = kept_.end();
+        for (auto block = kept_.begin(); block != kept_.end(); ++block)
+            if (block->second >= bytes && block->second <= far_larger * bytes &&
+                (best == kept_.end() || block->second <= best->second))
+                best = block;
+        if (best == kept_.end()) return {nullptr, 0};
+        const std::pair<void*, size_t> found = *best;
+        total_ -= found.second;
+        kept_.erase(best);
+        return found;
     }
 
     void give(void* data, size_t bytes) {
@@ -96,9 +100,10 @@ Pool& pool() {
 
 }  // namespace
 
-Block::Block(size_t bytes) : size_(rounded(bytes)) {
-    if (size_ >= pooled_from) data_ = pool().take(size_);
-    if (!data_) data_ = from_system(size_);
+Block::Block(size_t bytes) {
+    const size_t size = rounded(bytes);
+    if (size >= pooled_from) std::tie(data_, size_) = pool().take(size);
+    if (!data_) data_ = from_system(size_ = size);
 }
 
 Block::~Block() {

@@ -47,10 +47,9 @@ struct SpikeList : BitRows {
 };
 
 struct ActiveList : BitRows {
-    int64_t idx = 0, u = 0, carriers = 0, value = 0;  // value: what the spike at the entry is worth, or 0
+    int64_t idx = 0, u = 0, carriers = 0;
     int64_t before = 0, staged_u = 0, staged_carriers = 0, region = 0;
     int carrier_count = 0, dtype = float32;
-    Coefficient threshold, graded;
 };
 
 // Sums over time that a reverse scan keeps per (b, n); the rows of ReverseScan.sums and the bits of `wanted`.

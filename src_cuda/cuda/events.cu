@@ -151,19 +151,16 @@ template <class Real>
 struct ActiveWriter {
     const int32_t* before;
     const Real *staged_u, *staged_carriers;
-    Real *u, *carriers, *value;
+    Real *u, *carriers;
     int64_t steps, words, region;
     int carrier_count;
-    Source<Real> threshold, graded;
 
     SB_DEVICE void write(int64_t e, const Entry& entry) const {
         const int64_t tile = entry.row / steps * words + entry.word;
         const int64_t from = tile * region + before[tile * steps + entry.row % steps] + entry.rank;
-        const Real there = staged_u[from];
-        u[e] = there;
+        u[e] = staged_u[from];
         for (int k = 0; k < carrier_count; ++k)
             carriers[e * carrier_count + k] = staged_carriers[from * carrier_count + k];
-        if (value) value[e] = there > threshold.at(entry.n()) ? graded.at(entry.n()) : Real(0);
     }
 };
 
@@ -261,13 +258,10 @@ void write_active_typed(const ActiveList& list) {
     writer.staged_carriers = pointer<const Real>(list.staged_carriers);
     writer.u = pointer<Real>(list.u);
     writer.carriers = pointer<Real>(list.carriers);
-    writer.value = pointer<Real>(list.value);
     writer.steps = list.steps;
     writer.words = words_of(list.width);
     writer.region = list.region;
     writer.carrier_count = list.carrier_count;
-    writer.threshold = source<Real>(list.threshold, Real(0));
-    writer.graded = source<Real>(list.graded, Real(1));
     launch_write(list, list.idx, writer);
 }
 

@@ -63,6 +63,21 @@ def test_the_pool_is_bounded_and_can_be_dropped() -> None:
     assert _cpu.pooled_memory() == 0
 
 
+def test_a_larger_block_serves_a_smaller_request_but_not_a_tiny_one() -> None:
+    large, small = memory.empty((9 * MIB,), torch.uint8), memory.empty((4 * MIB,), torch.uint8)
+    places = [large.data_ptr(), small.data_ptr()]
+    del large, small
+    kept = _cpu.pooled_memory()
+    first = memory.empty((3 * MIB + MIB // 2,), torch.uint8)
+    assert first.data_ptr() == places[1]  # the smaller of the two that are large enough
+    second = memory.empty((3 * MIB + MIB // 2,), torch.uint8)
+    assert second.data_ptr() == places[0] and _cpu.pooled_memory() == 0
+    del first, second
+    assert _cpu.pooled_memory() == kept  # whole blocks come back
+    tiny = [memory.empty((MIB,), torch.uint8) for _ in range(2)]
+    assert tiny[0].data_ptr() not in places[:1] and tiny[1].data_ptr() not in places[:1]
+
+
 def test_small_tensors_are_torchs_own() -> None:
     small = memory.empty((10, 10), torch.float32)
     del small
