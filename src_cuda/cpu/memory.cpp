@@ -18,7 +18,9 @@
 namespace sparse_backend {
 namespace {
 
-constexpr size_t alignment = 64, pooled_from = size_t(1) << 18, huge_page = size_t(1) << 21, far_larger = 4;
+constexpr size_t alignment = 64, pooled_from = size_t(1) << 18, far_larger = 4;
+// A huge page is in memory as soon as a byte of it is, and lists that grow fill their blocks only in part.
+constexpr size_t huge_page = size_t(1) << 21, huge_from = 4 * huge_page;
 
 // Pooled sizes lie an eighth to a quarter apart, so that similar requests meet the same blocks. Never 0, and always
 // more than was asked for: kernels may read a little past the end.
@@ -29,7 +31,7 @@ size_t rounded(size_t bytes) {
 }
 
 void* from_system(size_t bytes) {
-    const size_t unit = bytes < huge_page ? alignment : huge_page;
+    const size_t unit = bytes < huge_from ? alignment : huge_page;
     void* data = std::aligned_alloc(unit, (bytes + unit - 1) / unit * unit);
     if (!data) throw std::bad_alloc();
     if (unit == huge_page) prefer_huge_pages(data, bytes);
