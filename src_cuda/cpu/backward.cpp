@@ -134,8 +134,9 @@ GradientView<Real> tile_of(GradientView<Real> grads, int64_t first, Real* d_low)
     return grads;
 }
 
-// The sums of all slots; row k of a slot's small sums belongs to output k of small_outputs. A slot's dW lies tile by
-// tile: [inputs, padded width of the tile], or [width, inputs padded] in trace form.
+// The sums of all slots; row k of a slot's small sums belongs to output k of small_outputs. Of dW there is one, to
+// which slots are added in their order. It lies tile by tile: [inputs, padded width of the tile], or [width, inputs
+// padded] in trace form.
 template <class Real>
 class Slots {
   public:
@@ -146,26 +147,18 @@ class Slots {
           trace_(grads.trace),
           padded_(view.padded),
           row_size_(grads.trace ? padded_width(view.inputs) : view.inputs),
-          weight_size_(grads.want_weight ? weight_size(view) : 0),
           rows_(count * small, view.padded),
-          weights_(count * weight_size_),
+          weight_(grads.want_weight ? weight_size(view) : 0),
           first_row_(rows_.take(0)) {}
 
-    SlotSums<Real> slot(int64_t s, int64_t first) const {
+    // weight_t: the slot's dW of the tile that begins at neuron `first`, or null.
+    SlotSums<Real> slot(int64_t s, int64_t first, Real* weight_t) const {
         Real* r = first_row_ + s * small * padded_ + first;
         const int64_t n = padded_;
-        return {weight_size_ ? weight(s, first) : nullptr,
-                r,
-                r + n,
-                r + 2 * n,
-                r + 3 * n,
-                r + 4 * n,
-                r + 5 * n,
-                r + 6 * n,
-                r + 7 * n};
+        return {weight_t, r, r + n, r + 2 * n, r + 3 * n, r + 4 * n, r + 5 * n, r + 6 * n, r + 7 * n};
     }
-    // dW of the tile that begins at neuron `first`.
-    Real* weight(int64_t s, int64_t first) const { return weights_.get() + s * weight_size_ + first * row_size_; }
+    // The whole dW of the tile that begins at neuron `first`.
+    Real* weight(int64_t first) const { return weight_.get() + first * row_size_; }
     int64_t weight_size(const LayerView<Real>& tile) const { return row_size_ * (trace_ ? tile.width : tile.padded); }
     int64_t count() const { return count_; }
 
@@ -179,13 +172,13 @@ class Slots {
   private:
     int64_t count_;
     bool trace_;
-    int64_t padded_, row_size_, weight_size_;
+    int64_t padded_, row_size_;
     Rows<Real> rows_;
-    Buffer<Real> weights_;
+    Buffer<Real> weight_;
     Real* first_row_;
 };
 
-// Adds the slots of one tile up into the first and writes it as rows of d_weight [N, n_in].
+// Writes dW of one tile as rows of d_weight [N, n_in].
 template <class Real>
 void write_weight(const LayerView<Real>& tile, const Slots<Real>& slots, bool trace, Real* d_weight, int64_t threads) {
     constexpr int64_t block = 32;
@@ -196,9 +189,7 @@ void write_weight(const LayerView<Real>& tile, const Slots<Real>& slots, bool tr
 #pragma omp parallel for schedule(static) num_threads(int(threads))
     for (int64_t k = 0; k < blocks; ++k) {
         const int64_t from = k * block, rows = std::min(block, count - from);
-        Real* sum = slots.weight(0, tile.first) + from * stride;
-        for (int64_t s = 1; s < slots.count(); ++s)
-            kernel.add_rows(sum, slots.weight(s, tile.first) + from * stride, rows * stride);
+        const Real* sum = slots.weight(tile.first) + from * stride;
         if (!trace) kernel.transpose(sum, stride, rows, tile.width, to + from, tile.inputs, rows);
         for (int64_t r = 0; trace && r < rows; ++r)
             std::copy(sum + r * stride, sum + r * stride + tile.inputs, to + (from + r) * tile.inputs);
@@ -266,18 +257,31 @@ void backward_typed(const Layer& layer, const Gradients& gradients, bool dense) 
     const auto reverse = dense ? kernel.dense_reverse : kernel.sparse_reverse;
     const int64_t items = slots.count() * tiles, threads = std::min(layer.threads, items);
     ParallelErrors errors;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(int(threads))
-    for (int64_t item = 0; item < items; ++item)
-        errors.guard([&] {
+#pragma omp parallel num_threads(int(threads))
+    {
+        Buffer<Real> own;  // dW of slots after the first, one at a time
+#pragma omp for ordered schedule(dynamic, 1)
+        for (int64_t item = 0; item < items; ++item) {
             const int64_t k = item % tiles, s = item / tiles, first = k * width;
             const LayerView<Real> tile = typed.tile(first, std::min(width, view.width - first));
-            const GradientView<Real> there = tile_of(grads, first, k ? partial.get() + (k - 1) * lows : grads.d_low);
-            ReverseMemory<Real> memory(tile, there, typed.decay() + first, dense);
-            const SlotSums<Real> sums = slots.slot(s, first);
-            const int64_t from = view.batch * s / slots.count(), to = view.batch * (s + 1) / slots.count();
-            if (grads.want_weight) std::fill_n(sums.weight_t, slots.weight_size(tile), Real(0));
-            reverse(tile, there, sums, memory.scratch, from, to);
-        });
+            const int64_t size = grads.want_weight ? slots.weight_size(tile) : 0;
+            Real* weight_t = nullptr;
+            bool found = false;
+            errors.guard([&] {
+                const GradientView<Real> there =
+                    tile_of(grads, first, k ? partial.get() + (k - 1) * lows : grads.d_low);
+                ReverseMemory<Real> memory(tile, there, typed.decay() + first, dense);
+                if (s) own.reserve(size);
+                if (size) weight_t = s ? own.get() : slots.weight(first);
+                std::fill_n(weight_t, size, Real(0));
+                reverse(tile, there, slots.slot(s, first, weight_t), memory.scratch, view.batch * s / slots.count(),
+                        view.batch * (s + 1) / slots.count());
+                found = true;
+            });
+#pragma omp ordered
+            if (found && s && size) kernel.add_rows(slots.weight(first), weight_t, size);
+        }
+    }
     errors.rethrow();
     input.finish();
     if (lows && tiles > 1) add_partial(grads.d_low, partial, tiles, lows, layer.threads);
