@@ -36,23 +36,25 @@ void bind_gradients(py::module_& m) {
     m.def("gradients", [](const py::kwargs& fields) { return from_keywords<Gradients>(fields); });
 }
 
+// The memory of a buffer, as an object of Python's.
+template <class T>
+py::object take(Buffer<T>& buffer) {
+    return py::cast(buffer.take());
+}
+
 void bind_results(py::module_& m) {
-    py::class_<ForwardResult>(m, "Forward", "Events of a forward scan, waiting to be written into tensors.")
-        .def_property_readonly("spike_count", [](const ForwardResult& r) { return r.spikes.total(); })
-        .def_property_readonly("active_count", [](const ForwardResult& r) { return r.active.total(); })
-        .def_property_readonly("reset_count", [](const ForwardResult& r) { return r.resets.total(); })
-        .def("write_spikes", &ForwardResult::write_spikes, py::arg("ptr"), py::arg("idx"), py::arg("val") = 0,
-             py::call_guard<py::gil_scoped_release>())
-        .def("write_active", &ForwardResult::write_active, py::arg("ptr"), py::arg("idx"), py::arg("u"),
-             py::arg("carriers") = 0, py::call_guard<py::gil_scoped_release>())
-        .def("write_resets", &ForwardResult::write_resets, py::arg("ptr"), py::arg("idx"),
-             py::call_guard<py::gil_scoped_release>());
-    py::class_<Compressed>(m, "Events", "Non-zero entries of a dense tensor, waiting to be written.")
-        .def_property_readonly("count", [](const Compressed& r) { return r.events.total(); })
-        .def_readonly("all_ones", &Compressed::all_ones)
-        .def_property_readonly("density",
-                               [](const Compressed& r) { return double(r.events.total()) / double(r.entries); })
-        .def("write", &Compressed::write, py::arg("ptr"), py::arg("idx"), py::arg("val") = 0,
+    py::class_<CollectedEvents>(m, "CollectedEvents", "Events of rows (b, t), in the order of the format.")
+        .def_property_readonly("count", &CollectedEvents::count)
+        .def_property_readonly("valued", &CollectedEvents::valued, "Whether there are values; else they are ones.")
+        .def("take_ptr", [](CollectedEvents& list) { return take(list.ptr); })
+        .def("take_idx", [](CollectedEvents& list) { return take(list.idx); })
+        .def("take_values", [](CollectedEvents& list) { return take(list.values); })
+        .def("take_extras", [](CollectedEvents& list) { return take(list.extras); });
+    py::class_<ForwardResult>(m, "Forward", "The lists that a forward scan leaves.")
+        .def_readonly("spikes", &ForwardResult::spikes)
+        .def_readonly("active", &ForwardResult::active)
+        .def_readonly("resets", &ForwardResult::resets)
+        .def("write_spike_values", &ForwardResult::write_spike_values, py::arg("val"),
              py::call_guard<py::gil_scoped_release>());
 }
 

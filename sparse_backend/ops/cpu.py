@@ -48,10 +48,15 @@ def compress(x: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor] | None:
     if found is None:
         return None
     dtype = x.dtype if x.dtype.is_floating_point else torch.float32
-    ptr, idx = memory.empty((steps * batch + 1,), torch.int64), memory.empty((found.count,), torch.int32)
-    val = memory.empty((0 if found.all_ones else found.count,), dtype)
-    found.write(ptr.data_ptr(), idx.data_ptr(), val.data_ptr() if val.numel() else 0)
-    return ptr, idx, val
+    ptr, idx = _take(found, steps * batch)
+    count = found.count if found.valued else 0
+    return ptr, idx, memory.adopt(found.take_values(), (count,), dtype)
+
+
+def _take(events: Any, rows: int) -> tuple[Tensor, Tensor]:
+    """ptr and idx of a native list, whose memory they take over."""
+    ptr = memory.adopt(events.take_ptr(), (rows + 1,), torch.int64)
+    return ptr, memory.adopt(events.take_idx(), (events.count,), torch.int32)
 
 
 def to_dense(
@@ -108,23 +113,19 @@ def forward(layer: Layer) -> LayerOutputs:
     result = native.forward(passed)
     if not spec.fires:
         return out
-    rows, dtype = steps * batch + 1, like.dtype
-    out.ptr, out.idx = memory.empty((rows,), torch.int64), memory.empty((result.spike_count,), torch.int32)
+    rows, dtype = steps * batch, like.dtype
     if layer.coefficients.graded.dim() or float(layer.coefficients.graded) != 1.0:
-        out.val = memory.empty((result.spike_count,), dtype)
-    result.write_spikes(out.ptr.data_ptr(), out.idx.data_ptr(), out.val.data_ptr() if out.val.numel() else 0)
+        out.val = memory.empty((result.spikes.count,), dtype)
+        result.write_spike_values(out.val.data_ptr())
+    out.ptr, out.idx = _take(result.spikes, rows)
     if listed:
-        active = result.active_count
-        out.aptr, out.aidx = memory.empty((rows,), torch.int64), memory.empty((active,), torch.int32)
-        out.au = memory.empty((active,), dtype)
+        active = result.active
+        out.aptr, out.aidx = _take(active, rows)
+        out.au = memory.adopt(active.take_values(), (active.count,), dtype)
         if count:
-            out.sensitivities = memory.empty((active, count), dtype)
-        saved = out.sensitivities.data_ptr() if count and active else 0
-        result.write_active(out.aptr.data_ptr(), out.aidx.data_ptr(), out.au.data_ptr(), saved)
+            out.sensitivities = memory.adopt(active.take_extras(), (active.count, count), dtype)
         if saves_resets:
-            out.rptr = memory.empty((rows,), torch.int64)
-            out.ridx = memory.empty((result.reset_count,), torch.int32)
-            result.write_resets(out.rptr.data_ptr(), out.ridx.data_ptr())
+            out.rptr, out.ridx = _take(result.resets, rows)
     out.carrier = layer.new_carrier(out)
     return out
 

@@ -16,13 +16,14 @@ import functools
 import math
 import os
 import sys
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import backend
 
-__all__ = ["describe", "drop", "empty", "keep_freed", "lasting"]
+__all__ = ["adopt", "describe", "drop", "empty", "keep_freed", "lasting"]
 
 _POOLED_FROM = 1 << 20
 """Bytes; what is smaller, torch's allocator keeps itself."""
@@ -41,7 +42,14 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     native = backend.native() if count * dtype.itemsize >= _POOLED_FROM else None
     if native is None:
         return torch.empty(shape, dtype=dtype)
-    block = native.Block(count * dtype.itemsize)
+    return adopt(native.Block(count * dtype.itemsize), shape, dtype)
+
+
+def adopt(block: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor whose memory is the beginning of a native block."""
+    count = math.prod(shape)
+    if not count:
+        return torch.empty(shape, dtype=dtype)
     return torch.frombuffer(block, dtype=dtype, count=count).view(shape)
 
 

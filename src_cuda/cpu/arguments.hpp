@@ -203,8 +203,8 @@ struct Kernels {
     bool (*is_supported)(Integrator, int poles, Pre, Post);
     // Non-zero entries of rows, `stride` apart: writes indices, values and each row's number, returns the sum. Without
     // val, -1 where an entry is not one.
-    int64_t (*compress_rows)(const Real* x, int64_t stride, int64_t rows, int64_t n, int32_t* idx, Real* val,
-                             int32_t* counts);
+    int64_t (*compress_rows)(const Real* x, int64_t stride, int64_t rows, int64_t n, const Real* then, int32_t* idx,
+                             Real* val, int32_t* counts);
     void (*transpose)(const Real* source, int64_t source_stride, int64_t rows, int64_t columns, Real* target,
                       int64_t target_stride, int64_t filled);
     void (*add_rows)(Real* target, const Real* source, int64_t n);
@@ -224,8 +224,8 @@ struct Kernels {
 struct KernelSet {
     Kernels<float> float32;
     Kernels<double> float64;
-    int64_t (*compress_bytes)(const uint8_t* x, int64_t stride, int64_t rows, int64_t n, int32_t* idx, float* val,
-                              int32_t* counts);
+    int64_t (*compress_bytes)(const uint8_t* x, int64_t stride, int64_t rows, int64_t n, const uint8_t* then,
+                              int32_t* idx, float* val, int32_t* counts);
 };
 
 }  // namespace sparse_backend

@@ -19,6 +19,11 @@ class Buffer {
 
     T* get() const { return static_cast<T*>(block_.data()); }
     int64_t capacity() const { return capacity_; }
+    // Leaves nothing behind.
+    Block take() {
+        capacity_ = 0;
+        return std::move(block_);
+    }
 
     // Keeps the first `used` entries; at least doubles, so that appending stays linear.
     void reserve(int64_t size, int64_t used = 0) {

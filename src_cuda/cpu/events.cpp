@@ -11,146 +11,215 @@
 namespace sparse_backend {
 namespace {
 
-// Evenly spaced rows of a dense input.
+// A dense input [T, B, Nin]. Byte inputs leave float values.
+template <class Input>
+struct DenseInput {
+    typedef std::conditional_t<std::is_same_v<Input, uint8_t>, float, Input> Value;
+
+    const Input* data;
+    int64_t steps, batch, width, stride_t, stride_b;
+
+    const Input* row(int64_t t, int64_t b) const { return data + t * stride_t + b * stride_b; }
+};
+
+// Evenly spaced rows of one, and the first of those that are read next.
 template <class Input>
 struct EvenRows {
     const Input* first;
     int64_t stride, count;
+    const Input* then;
 };
 
-// A dense input [T, B, Nin], its rows in the order of memory. Byte inputs leave float values.
+// Without val: -1 where an entry is not one.
 template <class Input>
-class DenseInput {
-  public:
-    typedef std::conditional_t<std::is_same_v<Input, uint8_t>, float, Input> Value;
+int64_t compress_rows(const EvenRows<Input>& rows, int64_t width, int32_t* idx, typename DenseInput<Input>::Value* val,
+                      int32_t* counts) {
+    if constexpr (std::is_same_v<Input, uint8_t>)
+        return kernels().compress_bytes(rows.first, rows.stride, rows.count, width, rows.then, idx, val, counts);
+    else
+        return kernels_for<Input>().compress_rows(rows.first, rows.stride, rows.count, width, rows.then, idx, val,
+                                                  counts);
+}
 
-    DenseInput(int64_t address, int64_t steps, int64_t batch, int64_t width, int64_t stride_t, int64_t stride_b)
-        : width(width),
-          visits{steps, batch, 1, stride_t >= stride_b ? batch : 1},
-          data_(sparse_backend::address<Input>(address)),
-          inner_(stride_t >= stride_b ? batch : steps),
-          inner_stride_(stride_t >= stride_b ? stride_b : stride_t),
-          outer_stride_(stride_t >= stride_b ? stride_t : stride_b) {}
-
-    // Rows from a visit on, no more than `most`.
-    EvenRows<Input> rows(int64_t visit, int64_t most) const {
-        const int64_t outer = visit / inner_, inner = visit % inner_;
-        const bool even = outer_stride_ == inner_ * inner_stride_;
-        return {data_ + outer * outer_stride_ + inner * inner_stride_, inner_stride_,
-                even ? most : std::min(most, inner_ - inner)};
-    }
-
-    // Without val: -1 where an entry is not one.
-    int64_t compress(const EvenRows<Input>& rows, int32_t* idx, Value* val, int32_t* counts) const {
-        if constexpr (std::is_same_v<Input, uint8_t>)
-            return kernels().compress_bytes(rows.first, rows.stride, rows.count, width, idx, val, counts);
-        else
-            return kernels_for<Input>().compress_rows(rows.first, rows.stride, rows.count, width, idx, val, counts);
-    }
-
-    const int64_t width;
-    const Visits visits;
-
-  private:
-    const Input* data_;
-    int64_t inner_, inner_stride_, outer_stride_;
-};
-
-// The events of a range of visits. Values are kept from the first one that is not one.
+// A piece of a chunk while it grows. Values are kept from the first one that is not one.
 template <class Input>
-class CompressedRange {
+class GrowingPiece {
   public:
     typedef typename DenseInput<Input>::Value Value;
 
-    CompressedRange(EventPiece& piece, int64_t from, int64_t room) : piece_(piece) {
-        piece.first = from;
+    // room: for how many events at first.
+    GrowingPiece(int64_t t, int64_t steps, int64_t rows, int64_t room) {
+        piece.t = t;
+        piece.steps = steps;
+        piece.counts.reserve(rows);
         piece.idx.reserve(room);
+        next_counts_ = piece.counts.get();
     }
 
     // Returns the number of events added.
-    int64_t add(const DenseInput<Input>& x, const EvenRows<Input>& rows, int32_t* counts) {
-        make_room(rows.count * x.width);
-        int64_t added = x.compress(rows, next_idx(), valued_ ? next_value() : nullptr, counts);
+    int64_t add(const EvenRows<Input>& rows, int64_t width) {
+        make_room(rows.count * width);
+        int64_t added = compress_rows(rows, width, next_idx(), valued_ ? next_value() : nullptr, next_counts_);
         if (added < 0) {
             valued_ = true;
-            piece_.values.reserve(size(piece_.idx.capacity()));
-            piece_.fill(Value(1));
-            added = x.compress(rows, next_idx(), next_value(), counts);
+            piece.values.reserve(size(piece.idx.capacity()));
+            std::fill_n(reinterpret_cast<Value*>(piece.values.get()), piece.count, Value(1));
+            added = compress_rows(rows, width, next_idx(), next_value(), next_counts_);
         }
-        piece_.count += added;
+        next_counts_ += rows.count;
+        piece.count += added;
         return added;
     }
 
-    bool all_ones() const { return !valued_; }
+    EventPiece piece;
 
   private:
     static int64_t size(int64_t count) { return count * int64_t(sizeof(Value)); }
-    int32_t* next_idx() const { return piece_.idx.get() + piece_.count; }
-    Value* next_value() const { return reinterpret_cast<Value*>(piece_.values.get()) + piece_.count; }
+    int32_t* next_idx() const { return piece.idx.get() + piece.count; }
+    Value* next_value() const { return reinterpret_cast<Value*>(piece.values.get()) + piece.count; }
     void make_room(int64_t entries) {
-        const int64_t needed = piece_.count + entries + append_room;
-        piece_.idx.reserve(needed, piece_.count);
-        if (valued_) piece_.values.reserve(size(piece_.idx.capacity()), size(piece_.count));
+        piece.idx.reserve(piece.count + entries + append_room, piece.count);
+        if (valued_) piece.values.reserve(size(piece.idx.capacity()), size(piece.count));
     }
 
-    EventPiece& piece_;
     bool valued_ = false;
+    int32_t* next_counts_ = nullptr;
 };
 
 // The density of a sample of rows, spread over the tensor. Fixed rows, so that the answer depends on the data alone.
 template <class Input>
 double sample_density(const DenseInput<Input>& x) {
     typedef typename DenseInput<Input>::Value Value;
-    const int64_t rows = x.visits.rows(), sampled = std::min<int64_t>(rows, 32);
-    Buffer<int32_t> idx(x.width + append_room);
-    Buffer<Value> val(x.width + append_room);
+    const int64_t rows = x.steps * x.batch, sampled = std::min<int64_t>(rows, 32);
+    const Buffer<int32_t> idx(x.width + append_room);
+    const Buffer<Value> val(x.width + append_room);
     int64_t count = 0;
     for (int64_t k = 0; k < sampled; ++k) {
+        const int64_t row = rows * k / sampled + (rows / sampled) / 2;
         int32_t found;
-        count += x.compress(x.rows(rows * k / sampled + (rows / sampled) / 2, 1), idx.get(), val.get(), &found);
+        count += compress_rows<Input>({x.row(row / x.batch, row % x.batch), 0, 1, x.data}, x.width, idx.get(),
+                                      val.get(), &found);
     }
     return double(count) / (double(sampled) * double(x.width));
 }
 
+// Reads a dense input in the order of its memory, and stops when it has found too much.
 template <class Input>
-std::unique_ptr<Compressed> compress_typed(const DenseInput<Input>& x, double limit, int64_t threads) {
-    typedef typename DenseInput<Input>::Value Value;
-    constexpr int64_t chunk = 32768;  // entries between two looks at the limit
+class Reader {
+  public:
+    // most: events.
+    Reader(const DenseInput<Input>& x, double density, double most) : x_(x), density_(density), most_(most) {}
+
+    // Steps t .. t + steps - 1 of all chunks, a piece of each; and all of one.
+    void read_steps(const Chunks& chunks, int64_t t, int64_t steps, std::vector<EventPiece>& results);
+    void read_chunk(const Chunk& chunk, EventPiece& result);
+
+    // The total can only grow: past the limit the outcome is certain, whoever notices first.
+    bool stopped() const { return double(total_) > most_; }
+
+  private:
+    static constexpr int64_t at_once = 32768;  // entries between two looks at the limit
+
+    GrowingPiece<Input> start(int64_t t, int64_t steps, int64_t elements) const {
+        const int64_t rows = steps * elements;
+        return {t, steps, rows, int64_t(1.1 * density_ * double(rows * x_.width))};
+    }
+
+    const DenseInput<Input> x_;
+    const double density_, most_;
+    std::atomic<int64_t> total_{0};
+};
+
+template <class Input>
+void Reader<Input>::read_steps(const Chunks& chunks, int64_t t, int64_t steps, std::vector<EventPiece>& results) {
+    std::vector<GrowingPiece<Input>> found;
+    for (int64_t k = 0; k < chunks.count(); ++k) found.push_back(start(t, steps, chunks[k].elements));
+    for (const int64_t end = t + steps; t < end; ++t)
+        for (int64_t k = 0; k < chunks.count(); ++k) {
+            const Chunk chunk = chunks[k], then = chunks[(k + 1) % chunks.count()];
+            const Input* next = x_.row(t + (then.b == 0), then.b);
+            total_ += found[size_t(k)].add({x_.row(t, chunk.b), x_.stride_b, chunk.elements, next}, x_.width);
+            if (stopped()) return;
+        }
+    for (int64_t k = 0; k < chunks.count(); ++k) results.push_back(std::move(found[size_t(k)].piece));
+}
+
+template <class Input>
+void Reader<Input>::read_chunk(const Chunk& chunk, EventPiece& result) {
+    GrowingPiece<Input> found = start(0, chunk.steps, 1);
+    const int64_t most = std::max(at_once / x_.width, int64_t(1));
+    for (int64_t t = 0; t < chunk.steps; t += most) {
+        const int64_t rows = std::min(most, chunk.steps - t);
+        const Input* first = x_.row(chunk.t + t, chunk.b);
+        total_ += found.add({first, x_.stride_t, rows, first + rows * x_.stride_t}, x_.width);
+        if (stopped()) return;
+    }
+    result = std::move(found.piece);
+}
+
+// Several batch elements that lie together at each step: read in stretches of time, one per thread, and collected in
+// chunks of elements.
+template <class Input>
+void compress_by_step(const DenseInput<Input>& x, Reader<Input>& reader, int64_t threads, CollectedEvents& list) {
+    constexpr int64_t most_elements = 32;
+    const int64_t stretches = std::min(threads, x.steps);
+    const int64_t elements = std::clamp(x.batch / (2 * threads), int64_t(1), most_elements);
+    const Chunks chunks(x.batch, x.steps, elements);
+    list.prepare(chunks, stretches, Order::by_step, sizeof(typename DenseInput<Input>::Value));
+    std::vector<std::vector<EventPiece>> found(static_cast<size_t>(stretches));
+    const int64_t count = chunks.count();
+    ParallelErrors errors;
+#pragma omp parallel num_threads(int(threads))
+    {
+#pragma omp for schedule(static, 1)
+        for (int64_t k = 0; k < stretches; ++k)
+            errors.guard([&] {
+                const int64_t t = x.steps * k / stretches, end = x.steps * (k + 1) / stretches;
+                reader.read_steps(chunks, t, end - t, found[size_t(k)]);
+            });
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t k = 0; k < count; ++k)
+            errors.guard([&] {
+                for (int64_t s = 0; s < stretches && !reader.stopped(); ++s)
+                    list.add(k, s, std::move(found[size_t(s)].at(size_t(k))));
+            });
+    }
+    errors.rethrow();
+}
+
+// Batch elements one after the other, or stretches of them.
+template <class Input>
+void compress_by_element(const DenseInput<Input>& x, Reader<Input>& reader, int64_t threads, CollectedEvents& list) {
+    constexpr int64_t least_entries = 32768;
+    const int64_t parts = (4 * threads + x.batch - 1) / x.batch, least = (least_entries + x.width - 1) / x.width;
+    const int64_t stretch = std::clamp((x.steps + parts - 1) / parts, std::min(least, x.steps), x.steps);
+    const Chunks chunks(x.batch, x.steps, 1, stretch);
+    list.prepare(chunks, 1, Order::by_element, sizeof(typename DenseInput<Input>::Value));
+    const int64_t count = chunks.count();
+    ParallelErrors errors;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(int(std::min(threads, count)))
+    for (int64_t k = 0; k < count; ++k)
+        errors.guard([&] {
+            EventPiece piece;
+            if (!reader.stopped()) reader.read_chunk(chunks[k], piece);
+            if (!reader.stopped()) list.add(k, 0, std::move(piece));
+        });
+    errors.rethrow();
+}
+
+template <class Input>
+std::unique_ptr<CollectedEvents> compress_typed(const DenseInput<Input>& x, double limit, int64_t threads) {
     const double density = sample_density(x);
     // Far above the limit reading the rest would be wasted.
     if (limit < 1 && density > 2 * limit) return nullptr;
-    auto result = std::make_unique<Compressed>();
-    const int64_t rows = x.visits.rows(), ranges = std::min(threads, rows);
-    const double most = limit * double(rows) * double(x.width);
-    result->value_dtype = std::is_same_v<Value, double> ? float64 : float32;
-    result->entries = rows * x.width;
-    result->threads = threads;
-    EventPieces& events = result->events;
-    events.prepare(x.visits, ranges);
-    std::vector<char> all_ones(size_t(ranges), true);
-    std::atomic<int64_t> total{0};
-    ParallelErrors errors;
-#pragma omp parallel for schedule(static, 1) num_threads(int(ranges))
-    for (int64_t r = 0; r < ranges; ++r)
-        errors.guard([&] {
-            const int64_t from = rows * r / ranges, to = rows * (r + 1) / ranges;
-            const int64_t room = int64_t(1.1 * density * double((to - from) * x.width));
-            CompressedRange<Input> range(events.pieces[size_t(r)], from, room);
-            for (int64_t visit = from; visit < to;) {
-                const EvenRows<Input> part = x.rows(visit, std::min(to - visit, std::max(chunk / x.width, int64_t(1))));
-                total += range.add(x, part, events.counts() + visit);
-                visit += part.count;
-                // The total can only grow: past the limit the outcome is certain, whoever notices first.
-                if (double(total) > most) break;
-            }
-            all_ones[size_t(r)] = range.all_ones();
-        });
-    errors.rethrow();
-    if (double(total) > most) return nullptr;
-    result->all_ones = std::count(all_ones.begin(), all_ones.end(), false) == 0;
-    for (int64_t r = 0; r < ranges && !result->all_ones; ++r)
-        if (all_ones[size_t(r)]) events.pieces[size_t(r)].fill(Value(1));
-    return result;
+    auto list = std::make_unique<CollectedEvents>();
+    Reader<Input> reader(x, density, limit * double(x.steps * x.batch) * double(x.width));
+    if (x.batch > 1 && x.stride_t >= x.stride_b)
+        compress_by_step(x, reader, threads, *list);
+    else
+        compress_by_element(x, reader, threads, *list);
+    if (reader.stopped()) list.reset();
+    return list;
 }
 
 template <class Real>
@@ -197,26 +266,20 @@ void require(bool condition, const char* message) {
 
 }  // namespace
 
-std::unique_ptr<Compressed> run_compress(int64_t x, int64_t steps, int64_t batch, int64_t inputs, int64_t stride_t,
-                                         int64_t stride_b, int dtype, double limit, int64_t threads) {
+std::unique_ptr<CollectedEvents> run_compress(int64_t x, int64_t steps, int64_t batch, int64_t inputs, int64_t stride_t,
+                                              int64_t stride_b, int dtype, double limit, int64_t threads) {
     require(x && steps > 0 && batch > 0 && inputs > 0 && threads > 0,
             "compress: x, steps, batch, inputs and threads must be positive");
     switch (dtype) {
-    case float32: return compress_typed<float>({x, steps, batch, inputs, stride_t, stride_b}, limit, threads);
-    case float64: return compress_typed<double>({x, steps, batch, inputs, stride_t, stride_b}, limit, threads);
+    case float32:
+        return compress_typed<float>({address<float>(x), steps, batch, inputs, stride_t, stride_b}, limit, threads);
+    case float64:
+        return compress_typed<double>({address<double>(x), steps, batch, inputs, stride_t, stride_b}, limit, threads);
     case uint8:
-    case boolean: return compress_typed<uint8_t>({x, steps, batch, inputs, stride_t, stride_b}, limit, threads);
+    case boolean:
+        return compress_typed<uint8_t>({address<uint8_t>(x), steps, batch, inputs, stride_t, stride_b}, limit, threads);
     }
     throw std::invalid_argument("dtype=" + std::to_string(dtype) + " must be FLOAT32, FLOAT64, UINT8 or BOOL");
-}
-
-void Compressed::write(int64_t ptr, int64_t idx, int64_t val) const {
-    require(ptr, "write: ptr must be given");
-    const int64_t size = value_dtype == float64 ? 8 : 4;
-    events.write(writable<int64_t>(ptr), {EventTarget::idx(idx), EventTarget::values(size, all_ones ? 0 : val)},
-                 threads);
-    if (val && all_ones && value_dtype == float64) std::fill_n(writable<double>(val), events.total(), 1.0);
-    if (val && all_ones && value_dtype == float32) std::fill_n(writable<float>(val), events.total(), 1.0f);
 }
 
 void run_scatter(int64_t ptr, int64_t idx, int64_t val, int64_t steps, int64_t batch, int64_t width, int64_t out,

@@ -8,7 +8,7 @@
 
 #include "../common/layer.hpp"
 #include "arguments.hpp"
-#include "event_pieces.hpp"
+#include "collected_events.hpp"
 
 namespace sparse_backend {
 
@@ -34,32 +34,22 @@ struct Gradients {
 struct ForwardResult {
     int dtype = float32;
     int64_t threads = 1;
-    EventPieces spikes, resets;
-    EventPieces active;  // values: u; extras: the carriers of the entry
-    int carrier_count = 0;
+    CollectedEvents spikes, resets;
+    CollectedEvents active;      // values: u; extras: the carriers of the entry
     std::vector<double> graded;  // per neuron
 
-    void write_spikes(int64_t ptr, int64_t idx, int64_t val) const;
-    void write_active(int64_t ptr, int64_t idx, int64_t u, int64_t carriers) const;
-    void write_resets(int64_t ptr, int64_t idx) const;
-};
-
-struct Compressed {
-    EventPieces events;         // values: the non-zero entries, none if all are ones
-    int value_dtype = float32;  // of the values; float32 for byte inputs
-    bool all_ones = true;
-    int64_t entries = 0, threads = 1;  // entries: of the dense input
-
-    void write(int64_t ptr, int64_t idx, int64_t val) const;
+    // val: of every spike.
+    void write_spike_values(int64_t val) const;
 };
 
 bool needs_resets(const Layer& layer);
 std::unique_ptr<ForwardResult> run_forward(const Layer& layer);
 // Sparse (from saved events) or dense (recomputing the trajectory) reverse scan.
 void run_backward(const Layer& layer, const Gradients& gradients, bool dense);
-// Null when more than limit of the entries are non-zero.
-std::unique_ptr<Compressed> run_compress(int64_t x, int64_t steps, int64_t batch, int64_t inputs, int64_t stride_t,
-                                         int64_t stride_b, int dtype, double limit, int64_t threads);
+// The non-zero entries, without values where all are ones; those of bytes are float32. Null when more than limit of the
+// entries are non-zero.
+std::unique_ptr<CollectedEvents> run_compress(int64_t x, int64_t steps, int64_t batch, int64_t inputs, int64_t stride_t,
+                                              int64_t stride_b, int dtype, double limit, int64_t threads);
 // c [rows, columns padded] = a [rows, inner], whose rows are a_stride apart, times b [inner, columns].
 void run_multiply(int64_t a, int64_t a_stride, int64_t rows, int64_t b, int64_t inner, int64_t columns, int64_t c,
                   int dtype, int64_t threads);

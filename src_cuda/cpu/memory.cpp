@@ -18,7 +18,7 @@
 namespace sparse_backend {
 namespace {
 
-constexpr size_t alignment = 64, pooled_from = size_t(1) << 18, far_larger = 4;
+constexpr size_t alignment = 64, pooled_from = size_t(1) << 20, far_larger = 4;
 // A huge page is in memory as soon as a byte of it is, and lists that grow fill their blocks only in part.
 constexpr size_t huge_page = size_t(1) << 21, huge_from = 4 * huge_page;
 

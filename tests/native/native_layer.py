@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+
+from sparse_backend.ops import memory
 
 from .torch_loop import Spec
 
@@ -39,6 +42,12 @@ def packed(dense: Tensor, where: Rows) -> Tensor:
     rows = dense.transpose(0, 1).reshape(-1, dense.shape[-1])
     row = torch.repeat_interleave(torch.arange(rows.shape[0]), where[0].diff())
     return rows[row, where[1].long()].contiguous()
+
+
+def taken(events: Any, rows: int) -> Rows:
+    """The lists of a native result, which has them no more."""
+    ptr = memory.adopt(events.take_ptr(), (rows + 1,), torch.int64)
+    return ptr, memory.adopt(events.take_idx(), (events.count,), torch.int32)
 
 
 @dataclass
@@ -160,14 +169,10 @@ class NativeLayer:
         )
         args.carrier_m_last, args.carrier_i_last = address(self.tails[0]), address(self.tails[1])
         handle = _cpu.forward(args)
-        lists = []
-        for total in (handle.spike_count, handle.active_count, handle.reset_count):
-            lists.append((torch.empty(rows + 1, dtype=torch.int64), torch.empty(total, dtype=torch.int32)))
-        u = torch.empty(handle.active_count, dtype=self.dtype)
-        values = torch.empty(handle.active_count, count, dtype=self.dtype)
-        handle.write_spikes(address(lists[0][0]), address(lists[0][1]))
-        handle.write_active(address(lists[1][0]), address(lists[1][1]), address(u), address(values))
-        handle.write_resets(address(lists[2][0]), address(lists[2][1]))
+        lists = [taken(events, rows) for events in (handle.spikes, handle.active, handle.resets)]
+        found = handle.active.count
+        u = memory.adopt(handle.active.take_values(), (found,), self.dtype)
+        values = memory.adopt(handle.active.take_extras(), (found, count), self.dtype)
         return Outputs(lists[0], lists[1], u, values, lists[2], dense, membrane, m_last, i_last)
 
     def backward(

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from .native_layer import _cpu, address, dtype_code, events_of, packed
+from sparse_backend.ops import memory
+
+from .native_layer import _cpu, address, dtype_code, events_of, packed, taken
 
 
 def compress(x: Tensor, limit: float = 1.0, threads: int = 1) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -25,11 +27,14 @@ def compress(x: Tensor, limit: float = 1.0, threads: int = 1) -> tuple[Tensor, T
     if found is None:
         return None
     floating = x.dtype if x.dtype.is_floating_point else torch.float32
-    ptr = torch.empty(steps * batch + 1, dtype=torch.int64)
-    idx, val = torch.empty(found.count, dtype=torch.int32), torch.empty(found.count, dtype=floating)
-    found.write(address(ptr), address(idx), address(val))
-    assert found.all_ones == bool((val == 1).all())
-    assert found.density == pytest.approx(found.count / x.numel())
+    ptr, idx = taken(found, steps * batch)
+    val = (
+        memory.adopt(found.take_values(), (found.count,), floating)
+        if found.valued
+        else torch.ones(found.count)
+    )
+    val = val.to(floating)
+    assert found.valued != bool((val == 1).all())
     return ptr, idx, val
 
 

@@ -1,0 +1,179 @@
+#include "collected_events.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <tuple>
+
+namespace sparse_backend {
+namespace {
+
+// Most rows have few events, if any: for them a call of the C library costs more than the copy.
+template <class T>
+void copy_few(const T* from, int64_t count, T* to) {
+    constexpr int64_t few = 16;
+    if (count > few)
+        std::memcpy(to, from, size_t(count) * sizeof(T));
+    else
+        for (int64_t k = 0; k < count; ++k) to[k] = from[k];
+}
+
+// Copies what belongs to `count` events, in words of four bytes, and moves on in the source.
+class Stream {
+  public:
+    Stream(const char* from, char* to, int64_t size)
+        : from_(reinterpret_cast<const int32_t*>(from)),
+          to_(reinterpret_cast<int32_t*>(to)),
+          words_(from ? size / 4 : 0) {}
+
+    void copy(int64_t count, int64_t first) {
+        copy_few(from_, count * words_, to_ + first * words_);
+        from_ += count * words_;
+    }
+
+  private:
+    const int32_t* from_;
+    int32_t* to_;
+    int64_t words_;
+};
+
+}  // namespace
+
+int64_t CollectedEvents::Part::count() const {
+    return std::accumulate(pieces.begin(), pieces.end(), int64_t(0),
+                           [](int64_t sum, const EventPiece& piece) { return sum + piece.count; });
+}
+
+bool CollectedEvents::Part::valued() const {
+    return std::any_of(pieces.begin(), pieces.end(),
+                       [](const EventPiece& piece) { return piece.count && piece.values.get(); });
+}
+
+void CollectedEvents::prepare(const Chunks& chunks, int64_t pieces, Order order, int64_t value_size,
+                              int64_t extra_size) {
+    chunks_ = chunks;
+    order_ = order;
+    value_size_ = value_size;
+    extra_size_ = extra_size;
+    ptr.reserve(chunks.rows() + 1);
+    parts_.resize(size_t(chunks.count()));
+    for (Part& part : parts_) {
+        part.pieces.resize(size_t(pieces));
+        part.missing = pieces;
+    }
+}
+
+void CollectedEvents::add(int64_t chunk, int64_t number, EventPiece piece) {
+    int64_t from, to;  // the chunks whose turn has come
+    {
+        const std::lock_guard<std::mutex> lock(turn_);
+        Part& part = parts_[size_t(chunk)];
+        part.pieces[size_t(number)] = std::move(piece);
+        --part.missing;
+        for (from = to = next_; to < chunks_.count() && !parts_[size_t(to)].missing; ++to) place(parts_[size_t(to)]);
+        next_ = to;
+    }
+    for (; from < to; ++from) {
+        Part& part = parts_[size_t(from)];
+        const std::shared_lock<std::shared_mutex> lock(arrays_);
+        copy(part, chunks_[from]);
+        part.pieces.clear();
+    }
+}
+
+// The next events are those of the part.
+void CollectedEvents::place(Part& part) {
+    part.first = count_;
+    count_ += part.count();
+    ++next_;
+    make_room(part.first, part.valued());
+    if (next_ == chunks_.count()) ptr.get()[chunks_.rows()] = count_;
+}
+
+// For count_ events, and for as many more as the chunks so far lead to expect.
+void CollectedEvents::make_room(int64_t used, bool valued) {
+    const bool begins = valued && !valued_;
+    if (count_ <= idx.capacity() && !begins) return;
+    const std::unique_lock<std::shared_mutex> lock(arrays_);
+    if (count_ > idx.capacity()) {
+        const double expected = 1.25 * double(count_) * double(chunks_.count()) / double(next_);
+        idx.reserve(next_ == chunks_.count() ? count_ : int64_t(expected) + append_room, used);
+    }
+    valued_ |= valued;
+    if (!valued_) return;
+    values.reserve(idx.capacity() * value_size_, begins ? 0 : used * value_size_);
+    extras.reserve(idx.capacity() * extra_size_, used * extra_size_);
+    if (begins) fill_ones(0, used);
+}
+
+void CollectedEvents::fill_ones(int64_t from, int64_t to) {
+    if (value_size_ == sizeof(double))
+        std::fill(reinterpret_cast<double*>(values.get()) + from, reinterpret_cast<double*>(values.get()) + to, 1.0);
+    else
+        std::fill(reinterpret_cast<float*>(values.get()) + from, reinterpret_cast<float*>(values.get()) + to, 1.0f);
+}
+
+void CollectedEvents::copy(const Part& part, const Chunk& chunk) {
+    int64_t* begin = ptr.get() + chunks_.row(chunk);
+    const auto lacks_values = [](const EventPiece& piece) { return piece.count && !piece.values.get(); };
+    if (valued_ && std::any_of(part.pieces.begin(), part.pieces.end(), lacks_values))
+        fill_ones(part.first, part.first + part.count());
+    if (part.pieces.size() == 1 && order_ == Order::by_element) {
+        const EventPiece& piece = part.pieces.front();
+        const int32_t* counts = piece.counts.get();
+        int64_t next = part.first;
+        for (int64_t row = 0; row < chunk.rows(); ++row) {
+            begin[row] = next;
+            next += counts[row];
+        }
+        copy_piece(piece, part.first);
+    } else {
+        copy_rows(part, chunk, begin);
+    }
+}
+
+void CollectedEvents::copy_piece(const EventPiece& piece, int64_t first) {
+    if (!piece.count) return;
+    std::memcpy(idx.get() + first, piece.idx.get(), size_t(piece.count) * sizeof(int32_t));
+    for (const auto& [from, to, size] :
+         {std::tuple(&piece.values, &values, value_size_), std::tuple(&piece.extras, &extras, extra_size_)})
+        if (from->get() && size) std::memcpy(to->get() + first * size, from->get(), size_t(piece.count * size));
+}
+
+// Calls visitor(row, count) for the rows of a piece, counted from the chunk's first, in the order of the visits.
+template <class Visitor>
+void CollectedEvents::visit(const EventPiece& piece, const Chunk& chunk, Visitor visitor) const {
+    const int32_t* counts = piece.counts.get();
+    const int64_t end = piece.t + piece.steps;
+    if (order_ == Order::by_step)
+        for (int64_t t = piece.t; t < end; ++t)
+            for (int64_t e = 0; e < chunk.elements; ++e) visitor(e * chunk.steps + t, *counts++);
+    else
+        for (int64_t e = 0; e < chunk.elements; ++e)
+            for (int64_t t = piece.t; t < end; ++t) visitor(e * chunk.steps + t, *counts++);
+}
+
+// Visits that are not in the order of the format, or several pieces.
+void CollectedEvents::copy_rows(const Part& part, const Chunk& chunk, int64_t* begin) {
+    const int64_t rows = chunk.rows();
+    const Buffer<int64_t> memory(rows);
+    int64_t *next = memory.get(), sum = part.first;
+    std::fill_n(next, rows, 0);
+    for (const EventPiece& piece : part.pieces)
+        visit(piece, chunk, [next](int64_t row, int64_t count) { next[row] += count; });
+    for (int64_t row = 0; row < rows; ++row) {
+        const int64_t count = next[row];
+        begin[row] = next[row] = sum;
+        sum += count;
+    }
+    for (const EventPiece& piece : part.pieces) {
+        Stream streams[] = {{reinterpret_cast<const char*>(piece.idx.get()), reinterpret_cast<char*>(idx.get()), 4},
+                            {piece.values.get(), values.get(), value_size_},
+                            {piece.extras.get(), extras.get(), extra_size_}};
+        visit(piece, chunk, [&streams, next](int64_t row, int64_t count) {
+            for (Stream& stream : streams) stream.copy(count, next[row]);
+            next[row] += count;
+        });
+    }
+}
+
+}  // namespace sparse_backend
