@@ -206,19 +206,38 @@ void add_partial(Real* sum, const Buffer<Real>& partial, int64_t tiles, int64_t 
             kernels_for<Real>().add_rows(sum + from, partial.get() + k * count + from, std::min(block, count - from));
 }
 
+// Values of the active entries of rows [from, from + rows), into `values` of all rows.
 template <class Real>
-void value_entries(const LayerView<Real>& view, const GradientView<Real>& grads, int64_t rows, Real* values,
-                   int64_t threads) {
-    constexpr int64_t block = entry_block_rows;
+void value_rows(const LayerView<Real>& view, const GradientView<Real>& grads, int64_t from, int64_t rows,
+                Real* values) {
+    const int64_t* ptr = grads.active.ptr;
+    Buffer<uint16_t> event_row;
+    for (int64_t row = from; row < from + rows; row += entry_block_rows) {
+        const int64_t count = std::min(entry_block_rows, from + rows - row);
+        event_row.reserve(ptr[row + count] - ptr[row] + event_row_group);
+        kernels_for<Real>().entry_values(view, grads, row, count, event_row.get(), values);
+    }
+}
+
+template <class Real>
+void value_all_rows(const LayerView<Real>& view, const GradientView<Real>& grads, Real* values, int64_t threads) {
+    const int64_t rows = view.batch * view.steps;
     ParallelErrors errors;
 #pragma omp parallel for schedule(static) num_threads(int(threads))
-    for (int64_t row = 0; row < rows; row += block)
-        errors.guard([&] {
-            const int64_t count = std::min(block, rows - row);
-            const Buffer<uint16_t> event_row(grads.active.ptr[row + count] - grads.active.ptr[row] + event_row_group);
-            kernels_for<Real>().entry_values(view, grads, row, count, event_row.get(), values);
-        });
+    for (int64_t row = 0; row < rows; row += entry_block_rows)
+        errors.guard([&] { value_rows(view, grads, row, std::min(entry_block_rows, rows - row), values); });
     errors.rethrow();
+}
+
+// Values of the entries of batch elements [from, to) alone, addressed as if those of all lay before them.
+template <class Real>
+const Real* slot_values(const LayerView<Real>& view, const GradientView<Real>& grads, int64_t from, int64_t to,
+                        Buffer<Real>& memory) {
+    const int64_t row = from * view.steps, rows = (to - from) * view.steps, first = grads.active.ptr[row];
+    memory.reserve(grads.active.ptr[row + rows] - first + 1);  // never null
+    Real* values = memory.get() - first;
+    value_rows(view, grads, row, rows, values);
+    return values;
 }
 
 template <class Real>
@@ -249,8 +268,9 @@ void backward_typed(const Layer& layer, const Gradients& gradients, bool dense) 
     const int64_t tiles = (view.padded + width - 1) / width, lows = grads.low.ptr ? grads.low.ptr[rows] : 0;
     const int64_t entries = !dense && grads.active.ptr ? grads.active.ptr[rows] : 0;
     const Slots<Real> slots(view, grads, slot_count(view, grads, tiles));
-    const Buffer<Real> values(entries), partial((tiles - 1) * lows);
-    if (entries) value_entries(view, grads, rows, values.get(), layer.threads);
+    // Tiles share the values of their entries; without tiles each slot finds its own, just before it reads them.
+    const Buffer<Real> values(tiles > 1 ? entries : 0), partial((tiles - 1) * lows);
+    if (entries && tiles > 1) value_all_rows(view, grads, values.get(), layer.threads);
     grads.entry_values = values.get();
     const InputGradient<Real> input(view, gradients, tiles, layer.threads, grads);
     const Kernels<Real>& kernel = kernels_for<Real>();
@@ -259,7 +279,7 @@ void backward_typed(const Layer& layer, const Gradients& gradients, bool dense) 
     ParallelErrors errors;
 #pragma omp parallel num_threads(int(threads))
     {
-        Buffer<Real> own;  // dW of slots after the first, one at a time
+        Buffer<Real> own, own_values;  // dW of slots after the first, one at a time, and a slot's values
 #pragma omp for ordered schedule(dynamic, 1)
         for (int64_t item = 0; item < items; ++item) {
             const int64_t k = item % tiles, s = item / tiles, first = k * width;
@@ -268,14 +288,14 @@ void backward_typed(const Layer& layer, const Gradients& gradients, bool dense) 
             Real* weight_t = nullptr;
             bool found = false;
             errors.guard([&] {
-                const GradientView<Real> there =
-                    tile_of(grads, first, k ? partial.get() + (k - 1) * lows : grads.d_low);
+                GradientView<Real> there = tile_of(grads, first, k ? partial.get() + (k - 1) * lows : grads.d_low);
+                const int64_t from = view.batch * s / slots.count(), to = view.batch * (s + 1) / slots.count();
+                if (entries && tiles == 1) there.entry_values = slot_values(view, grads, from, to, own_values);
                 ReverseMemory<Real> memory(tile, there, typed.decay() + first, dense);
                 if (s) own.reserve(size);
                 if (size) weight_t = s ? own.get() : slots.weight(first);
                 std::fill_n(weight_t, size, Real(0));
-                reverse(tile, there, slots.slot(s, first, weight_t), memory.scratch, view.batch * s / slots.count(),
-                        view.batch * (s + 1) / slots.count());
+                reverse(tile, there, slots.slot(s, first, weight_t), memory.scratch, from, to);
                 found = true;
             });
 #pragma omp ordered
