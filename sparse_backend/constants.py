@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["empty", "number"]
+__all__ = ["empty", "number", "zeros"]
 
 _known: dict[tuple[float | None, torch.dtype, torch.device], Tensor] = {}
 
@@ -20,6 +20,12 @@ def empty(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     if type(like) is not Tensor:
         return like.new_empty(0, dtype=dtype)  # a fake tensor, say, which mixes with its own kind only
     return _constant(None, dtype or like.dtype, like.device)
+
+
+def zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Zeros that take no memory and must not be written to, in the dtype and on the device of `like`."""
+    zero = number(0.0, like) if type(like) is Tensor else like.new_zeros(())
+    return zero.expand(shape)
 
 
 def _constant(value: float | None, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -69,7 +69,13 @@ class NeuronSpec:
 
     def uses(self, coefficient: str) -> bool:
         """Whether the step reads this field of `Coefficients`; the gradient of the others is zero."""
+        return coefficient in self.coefficients
+
+    @functools.cached_property
+    def coefficients(self) -> tuple[str, ...]:
+        """The fields of `Coefficients` that the step reads, in their order."""
         read = {
+            "membrane": True,
             "gain": self.integrator == "decay",
             "synapse": self.poles == 2,
             "leak": self.integrator == "euler",
@@ -77,7 +83,7 @@ class NeuronSpec:
             "reset": self.post == "value",
             "graded": self.fires,
         }
-        return read.get(coefficient, True)
+        return tuple(name for name, does in read.items() if does)
 
     def codes(self) -> dict[str, int]:
         """The structure as the numbers of src_cuda/common/spec.hpp, which lists the names in the same

@@ -8,13 +8,13 @@ in these terms.
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..constants import empty
+from ..constants import empty, zeros
 from ..neurons import Coefficients, NeuronSpec, decode
 from . import events
 
@@ -29,7 +29,7 @@ __all__ = [
     "scan_form",
 ]
 
-COEFFICIENTS = tuple(field.name for field in fields(Coefficients))
+COEFFICIENTS = tuple(one.name for one in fields(Coefficients))
 _CARRIER_BITS = {"membrane": 1, "gain": 2, "synapse": 4}
 _FIRST, _LAST = 8, 8 + len(COEFFICIENTS)
 
@@ -74,6 +74,22 @@ class Layer:
     learn: int
     want_spikes: bool
     want_membrane: bool
+    # What follows from these, found once because it is asked for a dozen times.
+    shape: tuple[int, int, int] = field(init=False)
+    """(T, B, N)."""
+    inputs: int = field(init=False)
+    """N_in."""
+    active_dense: bool = field(init=False)
+    """Whether every entry is active, so that none is listed."""
+    lists_active: bool = field(init=False)
+    """Whether the active entries are listed one by one."""
+
+    def __post_init__(self) -> None:
+        batch, width = self.m0.shape
+        self.shape = (self.steps, batch, width)
+        self.inputs = width if self.weight is None else self.weight.shape[1]
+        self.active_dense = all_active(self.spec, self.gradient, self.level)
+        self.lists_active = self.spec.fires and self.gradient != "none" and not self.active_dense
 
     @classmethod
     def from_arguments(cls, *args: Any) -> Layer:
@@ -84,11 +100,6 @@ class Layer:
         return cls(*values)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(T, B, N)."""
-        return self.steps, self.m0.shape[0], self.m0.shape[1]
-
-    @property
     def packed(self) -> bool:
         """Whether the input is the events of the layer below."""
         return self.in_ptr is not None
@@ -97,21 +108,6 @@ class Layer:
     def constant(self) -> bool:
         """Whether the same current flows at every step."""
         return not self.packed and self.source.dim() == 2
-
-    @property
-    def inputs(self) -> int:
-        """N_in."""
-        return self.m0.shape[1] if self.weight is None else self.weight.shape[1]
-
-    @property
-    def active_dense(self) -> bool:
-        """Whether every entry is active, so that none is listed."""
-        return all_active(self.spec, self.gradient, self.level)
-
-    @property
-    def lists_active(self) -> bool:
-        """Whether the active entries are listed one by one."""
-        return self.spec.fires and self.gradient != "none" and not self.active_dense
 
     @property
     def exact_reset(self) -> bool:
@@ -133,18 +129,18 @@ class Layer:
         """The carrier of the other outputs: zeros that take no memory. Nothing reads them; the events have
         the values."""
         if self.carrier_dense:
-            return self.m0.new_zeros(()).expand(self.shape)
-        return self.m0.new_zeros(()).expand(out.aidx.numel()) if self.lists_active else empty(self.m0)
+            return zeros(self.m0, self.shape)
+        return zeros(self.m0, (out.aidx.numel(),)) if self.lists_active else empty(self.m0)
 
     def learns(self, name: str) -> bool:
         """Whether the coefficient needs a gradient that is not zero anyway."""
-        return bool(self.learn >> COEFFICIENTS.index(name) & 1) and self.spec.uses(name)
+        return bool(self.learn and self.learn >> COEFFICIENTS.index(name) & 1) and self.spec.uses(name)
 
     @property
     def carriers(self) -> int:
         """The learned decay coefficients, whose sensitivities a forward scan carries: bits of the native
         modules."""
-        return sum(bit for name, bit in _CARRIER_BITS.items() if self.learns(name))
+        return sum(bit for name, bit in _CARRIER_BITS.items() if self.learns(name)) if self.learn else 0
 
     def dense_input(self) -> Tensor:
         """The input as `[T, B, N_in]`, in the dtype of the computation."""
@@ -189,14 +185,8 @@ class LayerOutputs:
     @classmethod
     def empty(cls, layer: Layer) -> LayerOutputs:
         """All outputs empty."""
-        return cls(*cls.empties(layer))
-
-    @staticmethod
-    def empties(layer: Layer) -> tuple[Tensor, ...]:
-        """The fields of `empty`, in order."""
-        like = layer.m0
-        value, long, short = empty(like), empty(like, torch.int64), empty(like, torch.int32)
-        return (
+        value, long, short = (empty(layer.m0, dtype) for dtype in (None, torch.int64, torch.int32))
+        return cls(
             *(value, value, value, value, value, long, short, value),
             *(long, short, value, value, value, long, short),
         )
@@ -205,7 +195,7 @@ class LayerOutputs:
         return _output_fields(self)
 
 
-_output_fields = operator.attrgetter(*(field.name for field in fields(LayerOutputs)))
+_output_fields = operator.attrgetter(*(one.name for one in fields(LayerOutputs)))
 
 
 @dataclass
@@ -284,8 +274,8 @@ class LayerGradients:
         return result
 
     def flat(self) -> tuple[Tensor, ...]:
-        return tuple(getattr(self, field.name) for field in fields(self))
+        return tuple(getattr(self, one.name) for one in fields(self))
 
 
-NEEDS = {field.name: 1 << bit for bit, field in enumerate(fields(LayerGradients))}
+NEEDS = {one.name: 1 << bit for bit, one in enumerate(fields(LayerGradients))}
 """Bits of the backward operator's `needs`: the gradients that are wanted."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..constants import number
 from ..torch_private import read_pointer
 from . import cost, memory, reference
 from .contract import (
@@ -114,7 +115,8 @@ def forward(layer: Layer) -> LayerOutputs:
     if not spec.fires:
         return out
     rows, dtype = steps * batch, like.dtype
-    if layer.coefficients.graded.dim() or float(layer.coefficients.graded) != 1.0:
+    graded = layer.coefficients.graded
+    if graded is not number(1.0, like) and (graded.dim() or float(graded) != 1.0):
         out.val = memory.empty((result.spikes.count,), dtype)
         result.write_spike_values(out.val.data_ptr())
     out.ptr, out.idx = _take(result.spikes, rows)
@@ -137,8 +139,8 @@ def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int
     like = layer.m0
     carriers = layer.carriers
     recompute = grads.need_trajectory(layer)
-    sampled = bool(needs & NEEDS["source"]) and layer.packed and _input_form(layer) == "sampled"
-    call = describe(layer, need_input=recompute, need_dots=sampled)
+    below = _input_form(layer) if needs & NEEDS["source"] and layer.packed else "gemm"
+    call = describe(layer, need_input=recompute, need_dots=below == "sampled")
     g = Call()
     if layer.exact_reset:
         call.fields["gradient"] = native.GRADIENTS["exact"]
@@ -160,7 +162,7 @@ def backward(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int
         if out.tails.numel():
             call.read("carrier_m_last", out.tails[0])
             call.read("carrier_i_last", out.tails[1])
-    finish = _request_products(g, layer, out, needs, result, recompute, grads.membrane is None)
+    finish = _request_products(g, layer, out, needs, result, below, recompute, grads.membrane is None)
     run = native.backward_dense if recompute else native.backward
     run(native.layer(**call.fields), native.gradients(**g.fields))
     finish()
@@ -271,10 +273,12 @@ def _request_products(
     out: LayerOutputs,
     needs: int,
     result: LayerGradients,
+    below: str,
     recompute: bool,
     innovations_listed: bool,
 ) -> Callable[[], None]:
-    """Ask for dW, db and dx in their cheapest forms; returns what is left to do after the scan."""
+    """Ask for dW, db and dx in their cheapest forms, dx in that of `below`; returns what is left to do after
+    the scan."""
     like, dtype = layer.m0, layer.m0.dtype
     steps, batch, width = layer.shape
     wants = {name: bool(needs & bit) for name, bit in NEEDS.items()}
@@ -282,7 +286,6 @@ def _request_products(
         return _request_current(g, layer, wants["source"], result)
     sparse = not recompute and innovations_listed
     form = _weight_form(layer, out, sparse, recompute) if wants["weight"] else ""
-    below = _input_form(layer) if wants["source"] and layer.packed else "gemm"
     if wants["bias"]:
         g.write("d_bias", _set(result, "bias", like.new_empty(width)))
     if form in ("spike", "trace"):

@@ -50,7 +50,8 @@ def adopt(block: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     count = math.prod(shape)
     if not count:
         return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(block, dtype=dtype, count=count).view(shape)
+    tensor = torch.frombuffer(block, dtype=dtype, count=count)
+    return tensor if len(shape) == 1 else tensor.view(shape)
 
 
 def lasting(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..neurons import decode
 from ..torch_private import read_pointer
 from . import backend, cost, memory
-from .contract import COEFFICIENTS, Layer
+from .contract import Layer
 
 __all__ = [
     "Call",
@@ -33,6 +34,7 @@ def module() -> Any:
     return backend.native()
 
 
+@functools.cache
 def dtype_code(dtype: torch.dtype) -> int:
     """The native code of float32 or float64."""
     code: int = {torch.float32: module().FLOAT32, torch.float64: module().FLOAT64}[dtype]
@@ -48,7 +50,7 @@ class Call:
 
     def read(self, name: str, value: Tensor | None, dtype: torch.dtype | None = None) -> None:
         """Pass a contiguous copy-free view of value, of the given dtype."""
-        # Forty times per layer and training step, hence without calls of our own.
+        # Thirty times per layer and training step, hence without calls of our own.
         if value is not None and value.numel():
             if dtype is not None and value.dtype is not dtype:
                 value = value.to(dtype)
@@ -119,11 +121,25 @@ def dense_input(layer: Layer) -> Tensor:
     return out
 
 
+@functools.lru_cache(maxsize=256)
+def _structure(native: Any, neuron: str) -> dict[str, Any]:
+    """What a native call says of an encoded neuron, but for its coefficients."""
+    spec = decode(neuron)
+    numbers = (*spec.surrogate.params, 0.0, 0.0)
+    return {
+        "fires": spec.fires,
+        "poles": spec.poles,
+        **spec.codes(),
+        "surrogate": native.SURROGATES[spec.surrogate.kind],
+        "surrogate_p0": numbers[0],
+        "surrogate_p1": numbers[1],
+        "surrogate_window": spec.surrogate.window,
+    }
+
+
 def layer_call(native: Any, layer: Layer, dtype: int | None, **extra: Any) -> Call:
     """What every native call says of a layer, but for its input. dtype: the module's code of the state's."""
-    spec = layer.spec
     steps, batch, width = layer.shape
-    numbers = (*spec.surrogate.params, 0.0, 0.0)
     gradient = layer.gradient
     if gradient == "sampled" and layer.level <= 0:
         gradient = "exact"
@@ -133,23 +149,20 @@ def layer_call(native: Any, layer: Layer, dtype: int | None, **extra: Any) -> Ca
         batch=batch,
         width=width,
         inputs=layer.inputs,
-        fires=spec.fires,
-        poles=spec.poles,
-        **spec.codes(),
-        surrogate=native.SURROGATES[spec.surrogate.kind],
-        surrogate_p0=numbers[0],
-        surrogate_p1=numbers[1],
-        surrogate_window=spec.surrogate.window,
         gradient=native.GRADIENTS[gradient],
         level=layer.level,
         key=layer.key,
+        **_structure(native, layer.spec.encode()),
         **extra,
     )
-    for name, value in zip(COEFFICIENTS, layer.coefficients.tensors(), strict=True):
+    for name in layer.spec.coefficients:
+        value = getattr(layer.coefficients, name)
         call.read(name, value, layer.m0.dtype)
-        call.fields[f"{name}_per_neuron"] = value.dim() > 0
-    for state, tensor in (("m0", layer.m0), ("i0", layer.i0), ("cuts", layer.cuts)):
-        call.read(state, tensor)
+        if value.dim():
+            call.fields[f"{name}_per_neuron"] = True
+    call.read("m0", layer.m0)
+    call.read("i0", layer.i0)
+    call.read("cuts", layer.cuts)
     return call
 
 
@@ -186,7 +199,8 @@ def _pass_current(call: Call, layer: Layer) -> None:
 def transposed_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
     native = module()
     width, inputs = weight.shape
-    source = weight.to(dtype).contiguous()
+    source = weight if weight.dtype is dtype else weight.to(dtype)
+    source = source.contiguous()
     out = memory.empty((inputs, native.padded_width(width)), dtype)
     native.transpose_weight(
         *(read_pointer(source), out.data_ptr(), width, inputs, inputs, dtype_code(dtype)),

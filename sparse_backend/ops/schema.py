@@ -156,9 +156,8 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], saved: tuple[Tensor | None, ...]) -> None:
     ctx.set_materialize_grads(False)
-    ctx.is_tensor = [isinstance(value, Tensor) for value in inputs]
-    ctx.plain = [None if isinstance(value, Tensor) else value for value in inputs]
-    tensors = [value for value in inputs if isinstance(value, Tensor)]
+    tensors = [value if isinstance(value, Tensor) else None for value in inputs]
+    ctx.plain = [value if tensor is None else None for value, tensor in zip(inputs, tensors, strict=True)]
     ctx.save_for_backward(*tensors, *saved)
 
 
@@ -170,12 +169,13 @@ def _gradients(
     ctx: Any, wanted: Sequence[bool], grads: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
     """dL/d of each argument of `layer`, None where it is not wanted."""
-    saved = iter(ctx.saved_tensors)
+    kept, count = ctx.saved_tensors, len(ctx.plain)
+    saved = kept[count:]
     inputs = [
-        next(saved) if tensor else plain for tensor, plain in zip(ctx.is_tensor, ctx.plain, strict=True)
+        plain if tensor is None else tensor for tensor, plain in zip(kept[:count], ctx.plain, strict=True)
     ]
     if torch.is_grad_enabled():
-        return _twice_differentiable(grads, inputs, tuple(saved), wanted)
+        return _twice_differentiable(grads, inputs, saved, wanted)
     needs = sum(NEEDS[name] for name, place in _POSITION.items() if wanted[place])
     if any(wanted[place] for place in _COEFFICIENT_POSITIONS):
         needs |= NEEDS["coefficients"]
@@ -184,7 +184,7 @@ def _gradients(
         result = LayerGradients(*layer_backward(*given, *inputs, *saved, needs))
     else:  # what the operator would call
         described = Layer.from_arguments(*inputs)
-        out = _saved_outputs(described, tuple(saved))
+        out = _saved_outputs(described, saved)
         result = backend.backward(described, out, OutputGradients(*given), needs)
     answer: list[Tensor | None] = [None] * len(inputs)
     for name, place in _POSITION.items():
@@ -286,11 +286,9 @@ class _LayerFunction(torch.autograd.Function):
         *differentiable: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         """out: empty; receives the outputs.  differentiable: the arguments at `_DIFFERENTIABLE`."""
-        empties = out.flat()
-        found = backend.forward(described).flat()
-        for name, value in zip(_OUTPUTS, found, strict=True):
-            setattr(out, name, value)
-        some = [None if value is other else value for value, other in zip(found, empties, strict=True)]
+        empties, found = out.flat(), backend.forward(described)
+        vars(out).update(vars(found))
+        some = [None if value is other else value for value, other in zip(found.flat(), empties, strict=True)]
         _save(ctx, arguments, tuple(some[len(_OUTPUT_GRADIENTS) :]))
         return tuple(some[: len(_OUTPUT_GRADIENTS)])
 
@@ -309,7 +307,8 @@ def run(*args: Any) -> tuple[Layer, LayerOutputs]:
     if modes_matter() or torch.compiler.is_compiling():
         return Layer.from_arguments(*args), LayerOutputs(*layer(*args))
     # Torch negates lazily what complex numbers leave; the kernels read memory.
-    args = tuple(value.resolve_neg() if isinstance(value, Tensor) else value for value in args)
+    if any([isinstance(value, Tensor) and value.is_neg() for value in args]):
+        args = tuple(value.resolve_neg() if isinstance(value, Tensor) else value for value in args)
     described = Layer.from_arguments(*args)
     if not torch.is_grad_enabled():
         return described, backend.forward(described)

@@ -156,7 +156,7 @@ def _run_neuron(stream: NeuronStream) -> Result:
     if isinstance(source, Tensor) and feed is None:
         source = source.reshape(-1, *flat) if source.dim() > len(shape) else source.reshape(flat)
     out = _run_layer(stream, source, feed, _initial(stream, flat), steps, held[0] if held else False)
-    states = tuple(state.view(shape) for state in out.state)
+    states = out.state if shape == flat else tuple(state.view(shape) for state in out.state)
     whole_shape = stream.shapes[0]
     membrane = out.membrane
     return NeuronResult(
@@ -203,8 +203,11 @@ def _initial(stream: NeuronStream, flat: tuple[int, int]) -> tuple[Tensor, ...]:
     if stream.initial is None:
         return tuple(torch.zeros(flat, dtype=dtype, device=stream.device) for dtype in stream.dtypes[1:])
     shapes = stream.shapes[1:]
-    values = (captured.value() for captured in stream.initial)
-    return tuple(value.expand(shape).reshape(flat) for value, shape in zip(values, shapes, strict=True))
+    values = [captured.value() for captured in stream.initial]
+    return tuple(
+        value if value.shape == flat == shape else value.expand(shape).reshape(flat)
+        for value, shape in zip(values, shapes, strict=True)
+    )
 
 
 def _rows(source: tuple[Result, int], steps: int) -> list[Tensor]:

@@ -19,25 +19,27 @@ PyObject* setters() {
     return table;
 }
 
-template <auto member, class T>
-void set_field(T& object, PyObject* value) {
-    auto& field = object.*member;
-    using Value = std::remove_reference_t<decltype(field)>;
+template <class T>
+void add_setter(const char* name, void (*setter)(T&, PyObject*)) {
+    const py::object address = py::reinterpret_steal<py::object>(PyLong_FromVoidPtr(reinterpret_cast<void*>(setter)));
+    if (PyDict_SetItemString(setters<T>(), name, address.ptr()) < 0) throw py::error_already_set();
+}
+
+template <class Value>
+void set_value(Value& target, PyObject* value) {
     if constexpr (std::is_same_v<Value, bool>)
-        field = PyObject_IsTrue(value) == 1;
+        target = PyObject_IsTrue(value) == 1;
     else if constexpr (std::is_floating_point_v<Value>)
-        field = PyFloat_AsDouble(value);
+        target = PyFloat_AsDouble(value);
     else
-        field = static_cast<Value>(PyLong_AsLongLong(value));
+        target = static_cast<Value>(PyLong_AsLongLong(value));
 }
 
 // An attribute of T, which `from_keywords` sets too.
 template <auto member, class T, class... Bases>
 void field(py::class_<T, Bases...>& type, const char* name) {
     type.def_readwrite(name, member);
-    void (*const setter)(T&, PyObject*) = &set_field<member, T>;
-    const py::object address = py::reinterpret_steal<py::object>(PyLong_FromVoidPtr(reinterpret_cast<void*>(setter)));
-    if (PyDict_SetItemString(setters<T>(), name, address.ptr()) < 0) throw py::error_already_set();
+    add_setter<T>(name, [](T& object, PyObject* value) { set_value(object.*member, value); });
 }
 
 // Builds an argument object from keywords; an unknown name raises AttributeError.
@@ -56,12 +58,16 @@ py::object from_keywords(const py::kwargs& fields) {
     return object;
 }
 
+// Two attributes of T, which `from_keywords` sets too: an address, and whether there is a value for each neuron.
 template <auto member, class T, class... Bases>
 void coefficient(py::class_<T, Bases...>& type, const std::string& name) {
+    const std::string per_neuron = name + "_per_neuron";
+    add_setter<T>(name.c_str(), [](T& object, PyObject* value) { set_value((object.*member).address, value); });
+    add_setter<T>(per_neuron.c_str(), [](T& object, PyObject* value) { set_value((object.*member).per_neuron, value); });
     type.def_property(
         name.c_str(), [](const T& object) { return (object.*member).address; },
         [](T& object, int64_t address) { (object.*member).address = address; });
-    type.def_property((name + "_per_neuron").c_str(), [](const T& object) { return (object.*member).per_neuron; },
+    type.def_property(per_neuron.c_str(), [](const T& object) { return (object.*member).per_neuron; },
                       [](T& object, bool per_neuron) { (object.*member).per_neuron = per_neuron; });
 }
 
