@@ -266,7 +266,7 @@ to_dense = torch.ops.sparse_backend.to_dense.default
 
 
 _DIFFERENTIABLE = tuple(sorted((*_POSITION.values(), *_COEFFICIENT_POSITIONS)))
-"""The positions of the arguments that may get a gradient."""
+"""The positions of the arguments that can get a gradient."""
 
 
 class _LayerFunction(torch.autograd.Function):
@@ -283,9 +283,11 @@ class _LayerFunction(torch.autograd.Function):
         arguments: tuple[Any, ...],
         described: Layer,
         out: LayerOutputs,
-        *differentiable: Tensor | None,
+        places: tuple[int, ...],
+        *differentiable: Tensor,
     ) -> tuple[Tensor | None, ...]:
-        """out: empty; receives the outputs.  differentiable: the arguments at `_DIFFERENTIABLE`."""
+        """out: empty; receives the outputs.  differentiable: the arguments at `places`."""
+        ctx.places = places
         empties, found = out.flat(), backend.forward(described)
         vars(out).update(vars(found))
         some = [None if value is other else value for value, other in zip(found.flat(), empties, strict=True)]
@@ -295,10 +297,10 @@ class _LayerFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         wanted = [False] * len(ctx.plain)
-        for place, want in zip(_DIFFERENTIABLE, ctx.needs_input_grad[3:], strict=True):
+        for place, want in zip(ctx.places, ctx.needs_input_grad[4:], strict=True):
             wanted[place] = want
         found = _gradients(ctx, wanted, grads)
-        return (None, None, None, *(found[place] for place in _DIFFERENTIABLE))
+        return (None, None, None, None, *[found[place] for place in ctx.places])
 
 
 def run(*args: Any) -> tuple[Layer, LayerOutputs]:
@@ -313,7 +315,8 @@ def run(*args: Any) -> tuple[Layer, LayerOutputs]:
     if not torch.is_grad_enabled():
         return described, backend.forward(described)
     out = LayerOutputs.empty(described)
-    linked = _LayerFunction.apply(args, described, out, *(args[place] for place in _DIFFERENTIABLE))
+    places = tuple([p for p in _DIFFERENTIABLE if args[p] is not None and args[p].requires_grad])
+    linked = _LayerFunction.apply(args, described, out, places, *[args[place] for place in places])
     for name, value in zip(_OUTPUT_GRADIENTS, linked, strict=True):
         if value is not None:
             setattr(out, name, value)
