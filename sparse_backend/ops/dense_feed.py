@@ -54,23 +54,27 @@ class _ConstantFeed(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
-        product = torch.mm if torch.is_grad_enabled() else _product  # the kernels have no derivative
+        product = _torch_product if torch.is_grad_enabled() else _product  # the kernels have no derivative
         return (
             grad @ weight if wants_x else None,
-            product(grad.t(), x) if wants_weight else None,
+            product(grad, x) if wants_weight else None,
             grad.sum(0) if wants_bias else None,
         )
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """left `[N, B]` times right `[B, N_in]`, contiguous."""
-    from .native_call import dtype_code, module
+def _torch_product(grad: Tensor, x: Tensor) -> Tensor:
+    return grad.t() @ x
 
-    native, (rows, inner), columns = module(), left.shape, right.shape[1]
-    left, right = left.resolve_neg().contiguous(), right.resolve_neg().contiguous()
-    out = memory.lasting((rows, native.padded_width(columns)), left.dtype)
+
+def _product(grad: Tensor, x: Tensor) -> Tensor:
+    """The transpose of grad `[B, N]` times x `[B, N_in]`, contiguous."""
+    from .native_call import dtype_code, module, transposed_weight
+
+    native, (inner, rows), columns = module(), grad.shape, x.shape[1]
+    left, right = transposed_weight(grad.resolve_neg(), grad.dtype), x.resolve_neg().contiguous()
+    out = memory.lasting((rows, native.padded_width(columns)), grad.dtype)
     native.multiply(
-        *(read_pointer(left), inner, rows, read_pointer(right), inner, columns, out.data_ptr()),
-        *(dtype_code(left.dtype), torch.get_num_threads()),
+        *(read_pointer(left), left.shape[1], rows, read_pointer(right), inner, columns, out.data_ptr()),
+        *(dtype_code(grad.dtype), torch.get_num_threads()),
     )
     return out if out.shape[1] == columns else out[:, :columns].contiguous()

@@ -197,6 +197,7 @@ def _pass_current(call: Call, layer: Layer) -> None:
 
 
 def transposed_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """`[N_in, N padded]` of a weight `[N, N_in]`."""
     native = module()
     width, inputs = weight.shape
     source = weight if weight.dtype is dtype else weight.to(dtype)
