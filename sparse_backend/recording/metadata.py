@@ -43,10 +43,6 @@ def _new(factory: Callable[..., Tensor], tensor: Deferred, args: Arguments, kwar
     return factory(torch.empty((), dtype=dtype, device=device), *args, **kwargs)
 
 
-def _same(tensor: Deferred, *_: Any) -> Deferred:
-    return tensor
-
-
 def _dim(tensor: Deferred, *_: Any) -> int:
     return len(metadata(tensor)[0])
 

@@ -49,6 +49,9 @@ def _torch_function(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             special = _SPECIAL.get(func)
             if special is not None:
                 return special(func, first, args, kwargs)
+        elif len(args) == 1 and func in ANSWERS and first._real is not None:
+            # What `reset_mem` asks of the last sequence's state, at the beginning of each.
+            return func(first._real, **kwargs)
         elif func in _LINKS and not _exact(first):
             return _link_of_computed(func, first, args, kwargs)
     elif isinstance(first, (list, tuple)) and func in _SEQUENCES and "out" not in kwargs:
