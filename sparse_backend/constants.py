@@ -8,6 +8,8 @@ from torch import Tensor
 __all__ = ["empty", "number", "zeros"]
 
 _known: dict[tuple[float | None, torch.dtype, torch.device], Tensor] = {}
+_MOST_KNOWN = 1024
+"""A number that a script changes at every step would add one each time."""
 
 
 def number(value: float, like: Tensor) -> Tensor:
@@ -37,5 +39,7 @@ def _constant(value: float | None, dtype: torch.dtype, device: torch.device) -> 
             else:
                 found = torch.tensor(value, dtype=dtype, device=device)
         if type(found) is Tensor:  # under a mode it may be anything
+            if len(_known) >= _MOST_KNOWN:
+                _known.clear()
             _known[value, dtype, device] = found
     return found

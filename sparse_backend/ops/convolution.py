@@ -187,7 +187,12 @@ def _by_entries(aidx: Tensor | None, shape: tuple[int, int, int]) -> bool:
 
 def _twice_differentiable(ctx: Any, gradient: Tensor, wanted: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
     """The same gradients when the caller set create_graph=True: through torch's dense operations."""
-    carrier, weight, bias, _, *lists = ctx.saved_tensors
+    *differentiable, _, ptr, idx, val, aptr, aidx = ctx.saved_tensors
+    # Aliases, where the derivatives stop: one input may descend from another.
+    carrier, weight, bias = (
+        value.view_as(value) if want else value for value, want in zip(differentiable, wanted, strict=True)
+    )
+    lists = (ptr, idx, val, aptr, aidx)
     g, (steps, batch, width) = ctx.geometry, ctx.shape
     x = to_dense(carrier, *lists, steps, batch, width).to(weight.dtype)
     rows = x.reshape(steps * batch, *g.inputs)

@@ -201,9 +201,11 @@ def _twice_differentiable(
     grads: tuple[Tensor | None, ...], inputs: list[Any], saved: tuple[Tensor, ...], wanted: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
     """The same gradients when the caller set create_graph=True."""
+    places = [place for place, want in enumerate(wanted) if want]
+    # Aliases, where the replay's derivatives stop: one input may descend from another, or be the same tensor.
+    inputs = [value.view_as(value) if want else value for value, want in zip(inputs, wanted, strict=True)]
     described = Layer.from_arguments(*inputs)
     out = _saved_outputs(described, saved)
-    places = [place for place, want in enumerate(wanted) if want]
     found = replay.gradients(
         described, out, grads[: len(_OUTPUT_GRADIENTS)], [inputs[place] for place in places]
     )

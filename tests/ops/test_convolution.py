@@ -166,6 +166,16 @@ def test_twice_differentiable() -> None:
         torch.testing.assert_close(value, reference, rtol=1e-10, atol=1e-10)
 
 
+def test_twice_differentiable_where_the_input_descends_from_the_weight() -> None:
+    case = Case(torch.float64, 0.1)
+    # A carrier's values mean nothing; its gradient goes on to the weight here.
+    case.spikes.carrier = case.weight.flatten()[0].expand(case.spikes.carrier.shape)
+    loss = case.run().square().sum()
+    (plain,) = torch.autograd.grad(loss, case.weight, retain_graph=True)
+    (again,) = torch.autograd.grad(loss, case.weight, create_graph=True)
+    torch.testing.assert_close(again, plain, rtol=1e-10, atol=1e-10)
+
+
 @pytest.fixture
 def threads() -> Iterator[None]:
     before = torch.get_num_threads()

@@ -3,6 +3,7 @@ checks."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -97,6 +98,36 @@ def test_second_derivatives(
         }
 
     assert_close(penalty(None, dense=False), penalty(None, dense=True), 1e-9)
+
+
+@pytest.mark.parametrize(("surrogate", "rule"), RULES, ids=lambda v: getattr(v, "mode", None) or str(v))
+def test_second_derivatives_where_an_input_descends_from_another(
+    implementation: str, surrogate: S.Surrogate, rule: GradientRule
+) -> None:
+    """Layers that share a weight, a state carried over, one parameter in two places."""
+    case = Case.random(SPECS[5], surrogate, steps=6, inputs=5, width=5, learn=False, input_gradient=False)
+    assert case.feed is not None
+    weight, number, x = case.feed.weight, torch.tensor(0.8, dtype=torch.float64), case.source
+    leaves = (weight, number.requires_grad_())
+    case.neuron = Neuron(case.spec, replace(case.neuron.coefficients, membrane=number, threshold=number))
+
+    def gradients(dense: bool) -> dict[str, torch.Tensor]:
+        case.state = (0.3 * weight[: x.shape[1]],)
+        case.source = torch.tanh(torch.nn.functional.linear(x, weight))
+        if dense:
+            path = case.trajectory(surrogate.windowed(rule.level) if rule.mode == "window" else surrogate)
+            spikes, membrane = path.s * case.neuron.coefficients.graded, path.m
+        else:
+            out = case.run(rule)
+            assert out.dense_spikes is not None and out.membrane is not None
+            spikes, membrane = out.dense_spikes, out.membrane
+        assert case.g_membrane is not None
+        loss = (spikes * case.g_spikes).sum() + (membrane * case.g_membrane).sum()
+        first = torch.autograd.grad(loss, leaves, create_graph=True)
+        second = torch.autograd.grad(sum((g**2).sum() for g in first), leaves)
+        return {f"{order} {k}": g for order, each in enumerate((first, second)) for k, g in enumerate(each)}
+
+    assert_close(gradients(dense=False), gradients(dense=True), 1e-9)
 
 
 def test_second_derivative_of_to_dense(implementation: str) -> None:
