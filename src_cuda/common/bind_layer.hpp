@@ -27,12 +27,16 @@ void add_setter(const char* name, void (*setter)(T&, PyObject*)) {
 
 template <class Value>
 void set_value(Value& target, PyObject* value) {
-    if constexpr (std::is_same_v<Value, bool>)
-        target = PyObject_IsTrue(value) == 1;
-    else if constexpr (std::is_floating_point_v<Value>)
+    if constexpr (std::is_same_v<Value, bool>) {
+        if (!PyBool_Check(value)) PyErr_Format(PyExc_TypeError, "%R must be True or False", value);
+        target = value == Py_True;
+    } else if constexpr (std::is_floating_point_v<Value>) {
         target = PyFloat_AsDouble(value);
-    else
-        target = static_cast<Value>(PyLong_AsLongLong(value));
+    } else {
+        const long long number = PyLong_AsLongLong(value);
+        target = static_cast<Value>(number);
+        if (target != number) PyErr_Format(PyExc_OverflowError, "%R is too large", value);
+    }
 }
 
 // An attribute of T, which `from_keywords` sets too.
@@ -63,12 +67,14 @@ template <auto member, class T, class... Bases>
 void coefficient(py::class_<T, Bases...>& type, const std::string& name) {
     const std::string per_neuron = name + "_per_neuron";
     add_setter<T>(name.c_str(), [](T& object, PyObject* value) { set_value((object.*member).address, value); });
-    add_setter<T>(per_neuron.c_str(), [](T& object, PyObject* value) { set_value((object.*member).per_neuron, value); });
+    add_setter<T>(per_neuron.c_str(),
+                  [](T& object, PyObject* value) { set_value((object.*member).per_neuron, value); });
     type.def_property(
         name.c_str(), [](const T& object) { return (object.*member).address; },
         [](T& object, int64_t address) { (object.*member).address = address; });
-    type.def_property(per_neuron.c_str(), [](const T& object) { return (object.*member).per_neuron; },
-                      [](T& object, bool per_neuron) { (object.*member).per_neuron = per_neuron; });
+    type.def_property(
+        per_neuron.c_str(), [](const T& object) { return (object.*member).per_neuron; },
+        [](T& object, bool per_neuron) { (object.*member).per_neuron = per_neuron; });
 }
 
 inline py::class_<Layer> bind_layer(py::module_& m) {

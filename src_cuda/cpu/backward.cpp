@@ -97,11 +97,11 @@ bool uses_trace(const Gradients& g, bool dense) {
 // trace form filters the whole input for every tile, so it has one; so does a sparse scan without products, which keeps
 // no lambda and has a fixed cost per row and tile.
 template <class Real>
-int64_t tile_width(const LayerView<Real>& view, const GradientView<Real>& grads, bool dense) {
+int64_t tile_width(const LayerView<Real>& view, const GradientView<Real>& grads, bool dense, bool wants_input) {
     constexpr int64_t whole = 1024 / int64_t(sizeof(Real)), part = whole / 2, small_batch = 8, most = 16 * part;
     if (grads.trace) return view.padded;
     if (view.batch < small_batch) return part / 2;
-    const bool products = grads.want_weight || grads.d_low || grads.input_product.out;
+    const bool products = grads.want_weight || grads.d_low || wants_input;
     if (!dense && !products) return std::min(view.padded, most);
     return view.padded <= whole ? view.padded : part;
 }
@@ -264,7 +264,7 @@ void backward_typed(const Layer& layer, const Gradients& gradients, bool dense) 
     check_gradients(layer, gradients, dense);
     GradientView<Real> grads = gradient_view<Real>(gradients);
     grads.trace = uses_trace(gradients, dense);
-    const int64_t rows = view.batch * view.steps, width = tile_width(view, grads, dense);
+    const int64_t rows = view.batch * view.steps, width = tile_width(view, grads, dense, gradients.d_input);
     const int64_t tiles = (view.padded + width - 1) / width, lows = grads.low.ptr ? grads.low.ptr[rows] : 0;
     const int64_t entries = !dense && grads.active.ptr ? grads.active.ptr[rows] : 0;
     const Slots<Real> slots(view, grads, slot_count(view, grads, tiles));

@@ -80,29 +80,33 @@ void CollectedEvents::add(int64_t chunk, int64_t number, EventPiece piece) {
     }
 }
 
-// The next events are those of the part.
+// The next events are those of the part. Without memory for them nothing has changed: other threads go on.
 void CollectedEvents::place(Part& part) {
+    const int64_t total = count_ + part.count();
+    make_room(total, part.valued());
     part.first = count_;
-    count_ += part.count();
-    ++next_;
-    make_room(part.first, part.valued());
-    if (next_ == chunks_.count()) ptr.get()[chunks_.rows()] = count_;
+    count_ = total;
+    if (++next_ == chunks_.count()) ptr.get()[chunks_.rows()] = count_;
 }
 
-// For count_ events, and for as many more as the chunks so far lead to expect.
-void CollectedEvents::make_room(int64_t used, bool valued) {
+// For so many events, of which count_ are there, and for as many more as the chunks so far lead to expect.
+void CollectedEvents::make_room(int64_t total, bool valued) {
     const bool begins = valued && !valued_;
-    if (count_ <= idx.capacity() && !begins) return;
+    if (total <= room_ && !begins) return;
     const std::unique_lock<std::shared_mutex> lock(arrays_);
-    if (count_ > idx.capacity()) {
-        const double expected = 1.25 * double(count_) * double(chunks_.count()) / double(next_);
-        idx.reserve(next_ == chunks_.count() ? count_ : int64_t(expected) + append_room, used);
+    int64_t room = room_;
+    if (total > room) {
+        const double expected = 1.25 * double(total) * double(chunks_.count()) / double(next_ + 1);
+        room = next_ + 1 == chunks_.count() ? total : int64_t(expected) + append_room;
     }
+    idx.reserve(room, count_);
+    if (valued_ || valued) {
+        values.reserve(room * value_size_, valued_ ? count_ * value_size_ : 0);
+        extras.reserve(room * extra_size_, valued_ ? count_ * extra_size_ : 0);
+    }
+    room_ = room;
     valued_ |= valued;
-    if (!valued_) return;
-    values.reserve(idx.capacity() * value_size_, begins ? 0 : used * value_size_);
-    extras.reserve(idx.capacity() * extra_size_, used * extra_size_);
-    if (begins) fill_ones(0, used);
+    if (begins) fill_ones(0, count_);
 }
 
 void CollectedEvents::fill_ones(int64_t from, int64_t to) {

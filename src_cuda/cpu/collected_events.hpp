@@ -88,7 +88,7 @@ class CollectedEvents {
     };
 
     void place(Part& part);
-    void make_room(int64_t used, bool valued);
+    void make_room(int64_t total, bool valued);
     void copy(const Part& part, const Chunk& chunk);
     void copy_piece(const EventPiece& piece, int64_t first);
     void copy_rows(const Part& part, const Chunk& chunk, int64_t* begin);
@@ -98,10 +98,10 @@ class CollectedEvents {
 
     Chunks chunks_;
     Order order_ = Order::by_element;
-    int64_t value_size_ = 0, extra_size_ = 0, count_ = 0, next_ = 0;
+    int64_t value_size_ = 0, extra_size_ = 0, count_ = 0, next_ = 0, room_ = 0;  // room_: events
     bool valued_ = false;
     std::vector<Part> parts_;
-    std::mutex turn_;           // of parts_, next_ and count_
+    std::mutex turn_;           // of parts_, next_, count_ and room_
     std::shared_mutex arrays_;  // shared: written into; alone: moved
 };
 

@@ -48,7 +48,7 @@ class GrowingPiece {
     typedef typename DenseInput<Input>::Value Value;
 
     // room: for how many events at first.
-    GrowingPiece(int64_t t, int64_t steps, int64_t rows, int64_t room) {
+    GrowingPiece(int64_t t, int64_t steps, int64_t rows, int64_t room) : room_(room) {
         piece.t = t;
         piece.steps = steps;
         piece.counts.reserve(rows);
@@ -62,7 +62,7 @@ class GrowingPiece {
         int64_t added = compress_rows(rows, width, next_idx(), valued_ ? next_value() : nullptr, next_counts_);
         if (added < 0) {
             valued_ = true;
-            piece.values.reserve(size(piece.idx.capacity()));
+            piece.values.reserve(size(room_));
             std::fill_n(reinterpret_cast<Value*>(piece.values.get()), piece.count, Value(1));
             added = compress_rows(rows, width, next_idx(), next_value(), next_counts_);
         }
@@ -78,10 +78,13 @@ class GrowingPiece {
     int32_t* next_idx() const { return piece.idx.get() + piece.count; }
     Value* next_value() const { return reinterpret_cast<Value*>(piece.values.get()) + piece.count; }
     void make_room(int64_t entries) {
-        piece.idx.reserve(piece.count + entries + append_room, piece.count);
-        if (valued_) piece.values.reserve(size(piece.idx.capacity()), size(piece.count));
+        const int64_t least = piece.count + entries + append_room;
+        if (least > room_) room_ = std::max(least, 2 * room_);
+        piece.idx.reserve(room_, piece.count);
+        if (valued_) piece.values.reserve(size(room_), size(piece.count));
     }
 
+    int64_t room_;  // events
     bool valued_ = false;
     int32_t* next_counts_ = nullptr;
 };

@@ -65,7 +65,7 @@ class GrowingList {
         if (!list.wanted()) return;
         piece_.steps = chunk.steps;
         piece_.counts.reserve(chunk.rows());
-        piece_.idx.reserve(width + chunk.rows() * width / 16);  // one entry in sixteen; doubling does the rest
+        expected_ = width + chunk.rows() * width / 16;  // one entry in sixteen; doubling does the rest
     }
 
     // visit: of the chunk's rows, the first of the batch elements that follow.
@@ -75,12 +75,13 @@ class GrowingList {
     // values and extras: how many there are of an event.
     void make_room(int64_t width, int64_t values, int64_t extras) {
         if (!list_.wanted()) return;
-        piece_.idx.reserve(sink.count + width + append_room, sink.count);
-        const int64_t capacity = piece_.idx.capacity();
-        piece_.values.reserve(bytes(capacity * values), bytes(sink.count * values));
-        piece_.extras.reserve(bytes(capacity * extras), bytes(sink.count * extras));
+        const int64_t least = sink.count + width + append_room;
+        if (least > room_) room_ = std::max({least, 2 * room_, expected_});
+        piece_.idx.reserve(room_, sink.count);
+        piece_.values.reserve(bytes(room_ * values), bytes(sink.count * values));
+        piece_.extras.reserve(bytes(room_ * extras), bytes(sink.count * extras));
         sink.idx = piece_.idx.get();
-        sink.last = capacity - width - append_room;
+        sink.last = room_ - width - append_room;
     }
     void finish(int64_t chunk, int64_t tile) {
         if (!list_.wanted()) return;
@@ -97,6 +98,7 @@ class GrowingList {
 
     CollectedEvents& list_;
     EventPiece piece_;
+    int64_t room_ = 0, expected_ = 0;  // events
 };
 
 // One item and the events that it leaves.

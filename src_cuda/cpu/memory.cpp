@@ -25,6 +25,7 @@ constexpr size_t huge_page = size_t(1) << 21, huge_from = 4 * huge_page;
 // Pooled sizes lie an eighth to a quarter apart, so that similar requests meet the same blocks. Never 0, and always
 // more than was asked for: kernels may read a little past the end.
 size_t rounded(size_t bytes) {
+    if (bytes > size_t(PTRDIFF_MAX) / 2) throw std::bad_alloc();
     size_t step = alignment;
     while (bytes >= pooled_from && 8 * step < bytes) step *= 2;
     return bytes / step * step + step;
@@ -56,11 +57,16 @@ class Pool {
         return found;
     }
 
-    void give(void* data, size_t bytes) {
+    // Keeps the block, unless it is larger than all that may be kept; returns whether it does.
+    bool give(void* data, size_t bytes) noexcept try {
         const std::lock_guard<std::mutex> lock(mutex_);
+        if (bytes > limit_) return false;
         kept_.emplace_back(data, bytes);
         total_ += bytes;
         shrink(limit_);
+        return true;
+    } catch (const std::bad_alloc&) {
+        return false;
     }
 
     void limit(size_t bytes) {
@@ -110,10 +116,7 @@ Block::Block(size_t bytes) {
 
 Block::~Block() {
     if (!data_) return;
-    if (size_ >= pooled_from)
-        pool().give(data_, size_);
-    else
-        std::free(data_);
+    if (size_ < pooled_from || !pool().give(data_, size_)) std::free(data_);
 }
 
 void Block::swap(Block& other) noexcept {

@@ -130,6 +130,24 @@ def test_unknown_fields_are_refused() -> None:
         _cpu.layer(treshold=1)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("dtype", 2**32 + 1, OverflowError),
+        ("carriers", 2**32 + 3, OverflowError),
+        ("steps", 2**63, OverflowError),
+        ("steps", 1.5, TypeError),
+        ("membrane", None, TypeError),
+        ("fires", "no", TypeError),
+        ("gain_per_neuron", 2, TypeError),
+        ("level", "0.5", TypeError),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(field: str, value: object, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        _cpu.layer(**{field: value})
+
+
 def test_missing_lists_are_named() -> None:
     case = cases.make_case(0, ("decay", 1, "subtract", "subtract"))
     layer = case.native()

@@ -150,3 +150,68 @@ def test_what_torch_frees_in_a_step_serves_the_next() -> None:
     assert not kept and "GLIBC_TUNABLES" in text
     kept, _, text = _run(SPARSE_BACKEND_NATIVE="1", GLIBC_TUNABLES="glibc.cpu.x86_ibt=off")
     assert kept
+
+
+def test_a_block_above_the_bound_leaves_the_others_where_they_are() -> None:
+    _cpu.limit_pooled_memory(10 * MIB)
+    kept, large = memory.empty((4 * MIB,), torch.uint8), memory.empty((20 * MIB,), torch.uint8)
+    del kept
+    before = _cpu.pooled_memory()
+    del large
+    assert _cpu.pooled_memory() == before >= 4 * MIB
+
+
+@pytest.mark.parametrize("size", [2**62, 2**63 - 1, 2**64 - 1])
+def test_a_size_beyond_all_memory_is_refused(size: int) -> None:
+    with pytest.raises(MemoryError):
+        _cpu.Block(size)
+
+
+_SCARCE = """
+import ctypes, resource, sys, torch
+from sparse_backend.ops import cpu
+from sparse_backend.neurons import Coefficients, Neuron, NeuronSpec
+from sparse_backend.ops.sequence import GradientRule, LinearFeed, run_layer
+
+torch.set_num_threads(2)
+steps, batch, inputs = 40, 32, 6000
+x = torch.full((steps, batch, inputs), 2.0)
+zero = torch.zeros(())
+neuron = Neuron(NeuronSpec(pre="subtract"), Coefficients.of(zero, membrane=0.9, threshold=1e-3))
+feed = LinearFeed(torch.ones(2000, inputs, requires_grad=True))
+small = cpu.compress(x[:2, :2], 1.0)
+sparse = (torch.rand(steps, batch, inputs) < 0.001).float()
+
+def forward():
+    return run_layer(sparse, feed, neuron, (torch.zeros(batch, 2000),), steps=steps, rule=GradientRule("window", 9e9))
+
+want = [cpu.compress(x, 1.0)[2].sum(), forward().spikes.idx.sum()]
+hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+failed = done = 0
+for extra in range(0, 240, 8):
+    for number, call in enumerate((lambda: cpu.compress(x, 1.0)[2].sum(), lambda: forward().spikes.idx.sum())):
+        cpu.module().drop_pooled_memory()
+        getattr(ctypes.CDLL(None), "malloc_trim", int)(0)  # glibc keeps what was freed
+        held = int(open("/proc/self/statm").read().split()[0]) * 4096
+        resource.setrlimit(resource.RLIMIT_AS, (held + (extra << 20), hard))
+        try:
+            assert call() == want[number]
+            done += 1
+        except (MemoryError, RuntimeError) as error:  # the latter is torch's
+            assert isinstance(error, MemoryError) or "memory" in str(error), error
+            failed += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+print(failed, done)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit on address space is Linux's")
+def test_where_memory_ends_calls_fail_and_nothing_else() -> None:
+    """Lists that cannot grow raise MemoryError whichever thread finds it, and later calls work."""
+    run = subprocess.run(
+        [sys.executable, "-c", _SCARCE], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert run.returncode == 0, f"{run.returncode}: {run.stderr[-2000:]}"
+    failed, done = map(int, run.stdout.split())
+    assert failed >= 5 and done >= 5
