@@ -183,19 +183,23 @@ small = cpu.compress(x[:2, :2], 1.0)
 sparse = (torch.rand(steps, batch, inputs) < 0.001).float()
 
 def forward():
-    return run_layer(sparse, feed, neuron, (torch.zeros(batch, 2000),), steps=steps, rule=GradientRule("window", 9e9))
+    state, rule = (torch.zeros(batch, 2000),), GradientRule("window", 9e9)
+    return run_layer(sparse, feed, neuron, state, steps=steps, rule=rule).spikes.idx.sum()
 
-want = [cpu.compress(x, 1.0)[2].sum(), forward().spikes.idx.sum()]
+def compress():
+    return cpu.compress(x, 1.0)[2].sum()
+
+want = {call: call() for call in (compress, forward)}
 hard = resource.getrlimit(resource.RLIMIT_AS)[1]
 failed = done = 0
 for extra in range(0, 240, 8):
-    for number, call in enumerate((lambda: cpu.compress(x, 1.0)[2].sum(), lambda: forward().spikes.idx.sum())):
+    for call in want:
         cpu.module().drop_pooled_memory()
         getattr(ctypes.CDLL(None), "malloc_trim", int)(0)  # glibc keeps what was freed
         held = int(open("/proc/self/statm").read().split()[0]) * 4096
         resource.setrlimit(resource.RLIMIT_AS, (held + (extra << 20), hard))
         try:
-            assert call() == want[number]
+            assert call() == want[call]
             done += 1
         except (MemoryError, RuntimeError) as error:  # the latter is torch's
             assert isinstance(error, MemoryError) or "memory" in str(error), error
