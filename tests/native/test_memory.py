@@ -179,7 +179,6 @@ x = torch.full((steps, batch, inputs), 2.0)
 zero = torch.zeros(())
 neuron = Neuron(NeuronSpec(pre="subtract"), Coefficients.of(zero, membrane=0.9, threshold=1e-3))
 feed = LinearFeed(torch.ones(2000, inputs, requires_grad=True))
-small = cpu.compress(x[:2, :2], 1.0)
 sparse = (torch.rand(steps, batch, inputs) < 0.001).float()
 
 def forward():
