@@ -180,7 +180,7 @@ def measure(native: Any) -> Costs:
     for name, seconds in found.items():
         usual = getattr(FIXED, name)
         lowest = _LOWEST_PRODUCT if name == "product" else usual / _ENOUGH
-        bounded[name] = round(min(max(seconds / unit, lowest), usual * _ENOUGH), 2)
+        bounded[name] = min(max(round(seconds / unit, 2), lowest), usual * _ENOUGH)
     return Costs(**bounded)
 
 
@@ -210,13 +210,13 @@ class _Bench:
 
     def product(self) -> float:
         a, b, out = self.dense
-        return _fastest(lambda: torch.mm(a, b, out=out)) / (self.rows * self.inputs * self.width)
+        return _fastest(lambda: torch.mm(a, b, out=out))[0] / (self.rows * self.inputs * self.width)
 
     def own_product(self) -> float:
         a, b, out = self.dense
         sizes = (self.inputs, self.rows, b.data_ptr(), self.inputs, self.width)
         call = (a.data_ptr(), *sizes, out.data_ptr(), self.native.FLOAT32, 1)
-        return _fastest(lambda: self.native.multiply(*call)) / (self.rows * self.inputs * self.width)
+        return _fastest(lambda: self.native.multiply(*call))[0] / (self.rows * self.inputs * self.width)
 
     def feed(self) -> float:
         def run(share: float) -> Callable[[], object]:
@@ -255,7 +255,8 @@ class _Bench:
 
     def _slope(self, run: Callable[[float], Callable[[], object]], listed: int, row: int) -> float:
         events = self.lists[listed, self.many][1].numel() - self.lists[listed, self.few][1].numel()
-        return (_fastest(run(self.many)) - _fastest(run(self.few))) / (events * row)
+        many, few = _fastest(run(self.many), run(self.few))
+        return (many - few) / (events * row)
 
     def _layer(self, share: float) -> Any:
         ptr, idx = self.lists[self.inputs, share]
@@ -281,11 +282,13 @@ class _Bench:
         return torch.cat([counts.new_zeros(1), counts.cumsum(0)]), where[:, 1].to(torch.int32)
 
 
-def _fastest(run: Callable[[], object], times: int = 5) -> float:
-    """Seconds of this thread, which do not run while other programs have the processor."""
-    best = math.inf
+def _fastest(*runs: Callable[[], object], times: int = 5) -> list[float]:
+    """Seconds of this thread, which do not run while other programs have the processor. In turn, so that a
+    slow moment of the machine does not lie in one of two alone."""
+    best = [math.inf] * len(runs)
     for _ in range(times):
-        start = time.thread_time()
-        run()
-        best = min(best, time.thread_time() - start)
+        for i, run in enumerate(runs):
+            start = time.thread_time()
+            run()
+            best[i] = min(best[i], time.thread_time() - start)
     return best

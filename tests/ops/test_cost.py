@@ -121,10 +121,11 @@ def test_fixed_and_the_users_cache(
 
 def test_the_measurement() -> None:
     native = pytest.importorskip("sparse_backend._cpu")
-    found = calibration.measure(native)
-    for field in fields(Costs):
-        usual = getattr(FIXED, field.name)
-        assert usual / 4 <= getattr(found, field.name) <= usual * 4
+    found = asdict(calibration.measure(native))
+    for name, usual in asdict(FIXED).items():
+        # Nothing about speed: whatever the kernels take, what is kept lies within its bounds.
+        lowest = 1 / 16 if name == "product" else usual / 4
+        assert lowest <= found[name] <= usual * 4
 
 
 def test_only_a_product_may_be_far_faster_than_usual(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +135,7 @@ def test_only_a_product_may_be_far_faster_than_usual(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(calibration._Bench, name, lambda *_, s=seconds, **__: s)
     found = calibration.measure(native)
     assert found.product == 0.12
-    assert found.feed_row == pytest.approx(FIXED.feed_row / 4, abs=0.01)
+    assert found.feed_row == FIXED.feed_row / 4  # the bound itself: rounding does not go below it
     assert found.dot == FIXED.dot * 4
 
 
