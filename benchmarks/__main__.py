@@ -44,6 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_gradients(rows, GRADIENT_MODES)
     _add_peers(rows)
     rows.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
+    rows.add_argument(
+        "--shared", action="store_true", help="input in shared memory, as a DataLoader's workers hand it over"
+    )
     gpu = _command(
         commands, "gpu", run_gpu, "the same networks on a GPU, and one large layer with dense input"
     )

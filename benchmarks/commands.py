@@ -31,7 +31,9 @@ def run_rows(chosen: argparse.Namespace, console: Console) -> int:
     """`cpu`: each row under each rule. Returns: the exit code."""
     limits = _limits(console)
     memory = not chosen.no_memory
-    settings = Settings(chosen.repeats, chosen.warm_up, memory, limits=limits, peers=chosen.peers)
+    settings = Settings(
+        *(chosen.repeats, chosen.warm_up, memory), limits=limits, peers=chosen.peers, shared=chosen.shared
+    )
     return _run_pairs(chosen, console, "cpu", settings)
 
 
@@ -57,6 +59,7 @@ def _run_pairs(chosen: argparse.Namespace, console: Console, kind: str, settings
         for name, gradient in pairs:
             row = (ROWS | OPEN_NEUROMORPHIC)[name]
             title = f"{name}: {row.title}, T = {row.steps}, B = {row.batch}, gradient {gradient}"
+            title += ", input in shared memory" * settings.shared
             told(title)
             results.append(measure(name, row, gradient, settings, lambda what: told(what)))
             show(console, results[-1], title)

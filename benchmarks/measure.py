@@ -34,6 +34,7 @@ class Settings:
     details: also take the step apart: recording, kernels over floors, the least that a step can take.
     limits: of the machine, None to leave floors out.  peers: names from `PEERS` to time as well.
     device: where all of it happens; on a GPU its allocator tells the memory, and floors are predictions.
+    shared: whether the input lies in memory that another process could write to.
     """
 
     repeats: int = 7
@@ -44,6 +45,7 @@ class Settings:
     peers: tuple[str, ...] = ()
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    shared: bool = False
 
 
 def measure(
@@ -63,12 +65,15 @@ def measure(
     told("weights")
     models = build(row, gradient, settings.seed, device=settings.device, **variation)
     x, labels, fast = models.x, models.labels, models.fast
+    if settings.shared:
+        x.share_memory_()
     told("check")
     agreement = compare(models.reference, fast, x, labels)
     result: dict[str, Any] = {
         "row": name,
         "network": asdict(row),
         "gradient": gradient,
+        "shared_input": settings.shared,
         "agreement": vars(agreement),
         "agrees": agreement.holds(exact=gradient != "sampled"),
         "input_density": float((x != 0).float().mean()),

@@ -10,6 +10,7 @@
 #include "common/bind_layer.hpp"
 #include "cpu/convolution.hpp"
 #include "cpu/dispatch.hpp"
+#include "cpu/growing_events.hpp"
 #include "cpu/layer.hpp"
 #include "cpu/memory.hpp"
 #include "cpu/view.hpp"
@@ -50,12 +51,17 @@ void bind_results(py::module_& m) {
         .def("take_idx", [](CollectedEvents& list) { return take(list.idx); })
         .def("take_values", [](CollectedEvents& list) { return take(list.values); })
         .def("take_extras", [](CollectedEvents& list) { return take(list.extras); });
+    const py::call_guard<py::gil_scoped_release> released;
+    py::class_<GrowingEvents>(m, "GrowingEvents", "Events of an input that is shown step by step.")
+        .def(py::init<int64_t, int64_t, int, int64_t>(), py::arg("batch"), py::arg("inputs"), py::arg("dtype"),
+             py::arg("threads") = 1)
+        .def("add", &GrowingEvents::add, py::arg("x"), py::arg("stride_b"), released)
+        .def("finish", &GrowingEvents::finish, released);
     py::class_<ForwardResult>(m, "Forward", "The lists that a forward scan leaves.")
         .def_readonly("spikes", &ForwardResult::spikes)
         .def_readonly("active", &ForwardResult::active)
         .def_readonly("resets", &ForwardResult::resets)
-        .def("write_spike_values", &ForwardResult::write_spike_values, py::arg("val"),
-             py::call_guard<py::gil_scoped_release>());
+        .def("write_spike_values", &ForwardResult::write_spike_values, py::arg("val"), released);
 }
 
 void bind_convolution(py::module_& m) {

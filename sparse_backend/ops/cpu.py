@@ -27,7 +27,7 @@ from .contract import (
 )
 from .native_call import Call, by_events, dense_input, density, describe, dtype_code, module
 
-__all__ = ["backward", "compress", "forms", "forward", "gather", "to_dense"]
+__all__ = ["backward", "compress", "forms", "forward", "gather", "lists", "to_dense"]
 
 _FORM_CODES = {"spike": 1, "trace": 2}
 
@@ -48,8 +48,12 @@ def compress(x: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor] | None:
     )
     if found is None:
         return None
-    dtype = x.dtype if x.dtype.is_floating_point else torch.float32
-    ptr, idx = _take(found, steps * batch)
+    return lists(found, steps * batch, x.dtype if x.dtype.is_floating_point else torch.float32)
+
+
+def lists(found: Any, rows: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """(ptr, idx, val) of a native list, whose memory they take over. dtype: of the values."""
+    ptr, idx = _take(found, rows)
     count = found.count if found.valued else 0
     return ptr, idx, memory.adopt(found.take_values(), (count,), dtype)
 

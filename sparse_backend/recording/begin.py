@@ -37,14 +37,14 @@ def _deferrable(module: nn.Module) -> bool:
     return not (must_run_now(module) or has_global_hooks() or torch.compiler.is_compiling())
 
 
-def _source(place: Place) -> tuple[Source, bool]:
-    """The source of a new stream, and whether it requires a gradient."""
+def _source(place: Place, by_events: bool = False) -> tuple[Source, bool]:
+    """The source of a new stream, and whether it requires a gradient. by_events: see `Inputs`."""
     tensor = place.tensor
     if type(tensor) is Deferred:
         stream = cast(Stream, tensor._source)
         return (stream, tensor._slot, tensor._cut), stream.requires_grad and not tensor._cut
     requires_grad = place.segment.grad and tensor.requires_grad
-    inputs = Inputs(tensor, requires_grad)
+    inputs = Inputs(tensor, requires_grad, by_events)
     inputs.append(tensor)
     return inputs, requires_grad
 
@@ -84,7 +84,7 @@ def record_new_feed(module: nn.Linear, input: Tensor) -> Any:
         if segment.closed:  # by another thread that read a step
             return record_new_feed(module, input)
         if stream is None:
-            source, requires_grad = _source(place)
+            source, requires_grad = _source(place, by_events=True)
             weight_capture = Capture(weight)
             bias_capture = None if bias is None else Capture(bias)
             requires_grad = segment.grad and (

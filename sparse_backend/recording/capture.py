@@ -10,7 +10,10 @@ from operator import attrgetter
 import torch
 from torch import Tensor
 
+from ..constants import empty
 from ..ops import memory
+from ..ops.growing_events import GrowingEvents
+from ..ops.sequence import PackedSpikes
 from ..torch_private import copy_on_write, place
 
 __all__ = ["Capture", "Inputs", "Run", "recordable"]
@@ -120,7 +123,8 @@ class Inputs:
 
     A step that is a view of a larger tensor costs one alias per larger tensor, not per step: the whole
     sequence is then read where it lies. The same tensor at every step is recognised as constant. Of sparse
-    steps, what they hold is copied.
+    steps, what they hold is copied. Steps in memory that others write to behind torch's back (numpy's, or
+    shared with another process, as a DataLoader's workers hand it over) are copied as well, or their events.
     """
 
     __slots__ = (
@@ -128,8 +132,10 @@ class Inputs:
         "_base",
         "_copied",
         "_copies",
+        "_events",
         "_place",
         "_runs",
+        "by_events",
         "device",
         "dtype",
         "requires_grad",
@@ -137,13 +143,17 @@ class Inputs:
         "sparse",
     )
 
-    def __init__(self, first: Tensor, requires_grad: bool) -> None:
+    def __init__(self, first: Tensor, requires_grad: bool, by_events: bool = False) -> None:
+        """by_events: whether events will do, since a product with weights comes next."""
+        self.by_events = by_events and not requires_grad
         self.shape = first.shape
         self.dtype = first.dtype
         self.device = first.device
         self.sparse = first.is_sparse
         self.requires_grad = requires_grad
         self._runs: list[Run] = []
+        # All steps, instead of runs.
+        self._events: GrowingEvents | None = None
         self._base: Tensor | None = None
         self._alias: Tensor | None = None
         self._place = 0
@@ -167,6 +177,8 @@ class Inputs:
         if self.sparse:
             self._add(Run(self._copy_sparse(tensor), 0, None))
             return
+        if self._events is not None and self._goes_on_by_events(tensor):
+            return
         if self.requires_grad:
             # Each tensor keeps its own place in the graph (hooks and retain_grad on it work as in stock).
             base: Tensor = tensor
@@ -179,7 +191,10 @@ class Inputs:
             self._alias = copy_on_write(base if linked else base.detach())
             if self._alias is None:
                 self._base = None
-                self._add(Run(tensor.clone(), 0, None) if self.requires_grad else self._copy(tensor, base))
+                if self.requires_grad:
+                    self._add(Run(tensor.clone(), 0, None))
+                else:
+                    self._add_copy(tensor, base)
                 return
             self._base, self._place = base, place(base)
         assert self._alias is not None
@@ -199,22 +214,74 @@ class Inputs:
     def _last(self) -> Run:
         return self._runs[-1].single(self._runs[-1].count - 1)
 
-    def _copy(self, tensor: Tensor, base: Tensor) -> Run:
+    def _add_copy(self, tensor: Tensor, base: Tensor) -> None:
         """Copy a step that numpy or another process may write to, unseen, before the next one.
 
-        Copies lie one behind the other, so that the sequence need not be copied again.
+        Copies lie one behind the other, so that the sequence need not be copied again; from the second step
+        that differs only the events of all are kept, if they are few.
         """
         count, previous = self._copied
-        if base is previous and self._runs and torch.equal(tensor, self._last().step(0, self.shape)):
-            return self._last()
+        if self._runs:
+            if base is previous and torch.equal(tensor, self._last().step(0, self.shape)):
+                self._add(self._last())
+                return
+            if self.by_events and self._begin_events(tensor):
+                return
         if self._copies is None or count == len(self._copies):
             room = min(MOST_COPIES, max(1, BYTES_OF_COPIES // (tensor.numel() * tensor.element_size())))
-            self._copies = torch.empty((room, *self.shape), dtype=self.dtype, device=self.device)
+            shape = (room, *self.shape)
+            on_cpu = self.device.type == "cpu"
+            self._copies = memory.empty(shape, self.dtype) if on_cpu else tensor.new_empty(shape)
             count = 0
         copy = self._copies[count]
         copy.copy_(tensor)
         self._copied = (count + 1, base)
-        return Run(self._copies, int(copy.storage_offset()), copy.stride())
+        self._add(Run(self._copies, int(copy.storage_offset()), copy.stride()))
+
+    def _begin_events(self, tensor: Tensor) -> bool:
+        """Keep the events of the steps so far and of this one, and from now on nothing else; False if they
+        are too many."""
+        rows = [*self._rows(), tensor]
+        if all(map(GrowingEvents.suits, rows)):
+            events = GrowingEvents(tensor)
+            if all(map(events.add, rows)):
+                self._events = events
+                self._runs.clear()
+                self._copies, self._copied = None, (0, tensor)
+                return True
+        self.by_events = False
+        return False
+
+    def _goes_on_by_events(self, tensor: Tensor) -> bool:
+        """Take one more step up; False if it is of another kind, so that steps are dense from here on."""
+        assert self._events is not None
+        suits = GrowingEvents.suits(tensor)
+        if not (suits and self._events.add(tensor)):
+            self._end_events()
+        return suits
+
+    def _end_events(self) -> None:
+        """Make the steps dense that were kept as events only."""
+        if self._events is None:
+            return
+        dense = self._events.dense()
+        self._events, self.by_events = None, False
+        run = Run(dense, 0, dense.stride()[1:])
+        run.count = dense.shape[0]
+        run.spacing = dense.stride(0) if run.count > 1 else 0
+        self._runs.append(run)
+
+    def packed(self, steps: int) -> PackedSpikes | None:
+        """The first `steps` inputs as events, if they exist as such."""
+        if self.sparse:
+            return PackedSpikes.from_sparse(self.sparse_sequence(steps))
+        if self._events is None or self._events.steps != steps:
+            return None
+        ptr, idx, val = self._events.lists()
+        batch, width = self.shape
+        return PackedSpikes(
+            *(empty(ptr, self.dtype), ptr, idx, val, None, None), *(steps, batch, width, self.dtype)
+        )
 
     def _copy_sparse(self, tensor: Tensor) -> Tensor:
         """A copy, or the step before where that is the same: torch tells nobody of writes to its parts."""
@@ -229,6 +296,7 @@ class Inputs:
 
     def pop(self) -> Inputs:
         """Take the last step off, as inputs of its own."""
+        self._end_events()
         last = Inputs(self._copied[1], self.requires_grad)
         last._base, last._alias, last._place = self._base, self._alias, self._place
         last._runs = [self._last()]
@@ -246,6 +314,7 @@ class Inputs:
         return len(self._runs) == 1 and self._runs[0].spacing == 0
 
     def step(self, index: int) -> Tensor:
+        self._end_events()
         run = self._runs[bisect_right(self._runs, index, key=_first) - 1]
         return run.step(index - run.first, self.shape)
 
@@ -256,6 +325,7 @@ class Inputs:
         """The first `steps` inputs, `[T, *shape]`; no copy when they lie evenly spaced in one tensor."""
         if self.sparse:
             return self.sparse_sequence(steps).to_dense()
+        self._end_events()
         if self.constant():
             return self.step(0).expand(steps, *self.shape)
         first = self._runs[0]

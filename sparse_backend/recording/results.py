@@ -109,11 +109,7 @@ class InputsResult(Result):
         return self._sequence
 
     def packed(self, slot: int) -> PackedSpikes | None:
-        return (
-            PackedSpikes.from_sparse(self._inputs.sparse_sequence(self.steps))
-            if self._inputs.sparse
-            else None
-        )
+        return self._inputs.packed(self.steps)
 
     def constant(self) -> Tensor | None:
         return self._inputs.step(0) if self._inputs.constant() else None

@@ -70,6 +70,7 @@ class ParallelErrors {
             if (!error_) error_ = std::current_exception();
         }
     }
+    explicit operator bool() const { return bool(error_); }
     void rethrow() const {
         if (error_) std::rethrow_exception(error_);
     }

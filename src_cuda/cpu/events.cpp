@@ -2,97 +2,26 @@
 #include <algorithm>
 #include <atomic>
 #include <stdexcept>
-#include <type_traits>
 
-#include "buffer.hpp"
-#include "dispatch.hpp"
+#include "growing_piece.hpp"
 #include "view.hpp"
 
 namespace sparse_backend {
 namespace {
 
-// A dense input [T, B, Nin]. Byte inputs leave float values.
+// A dense input [T, B, Nin].
 template <class Input>
 struct DenseInput {
-    typedef std::conditional_t<std::is_same_v<Input, uint8_t>, float, Input> Value;
-
     const Input* data;
     int64_t steps, batch, width, stride_t, stride_b;
 
     const Input* row(int64_t t, int64_t b) const { return data + t * stride_t + b * stride_b; }
 };
 
-// Evenly spaced rows of one, and the first of those that are read next.
-template <class Input>
-struct EvenRows {
-    const Input* first;
-    int64_t stride, count;
-    const Input* then;
-};
-
-// Without val: -1 where an entry is not one.
-template <class Input>
-int64_t compress_rows(const EvenRows<Input>& rows, int64_t width, int32_t* idx, typename DenseInput<Input>::Value* val,
-                      int32_t* counts) {
-    if constexpr (std::is_same_v<Input, uint8_t>)
-        return kernels().compress_bytes(rows.first, rows.stride, rows.count, width, rows.then, idx, val, counts);
-    else
-        return kernels_for<Input>().compress_rows(rows.first, rows.stride, rows.count, width, rows.then, idx, val,
-                                                  counts);
-}
-
-// A piece of a chunk while it grows. Values are kept from the first one that is not one.
-template <class Input>
-class GrowingPiece {
-  public:
-    typedef typename DenseInput<Input>::Value Value;
-
-    // room: for how many events at first.
-    GrowingPiece(int64_t t, int64_t steps, int64_t rows, int64_t room) : room_(room) {
-        piece.t = t;
-        piece.steps = steps;
-        piece.counts.reserve(rows);
-        piece.idx.reserve(room);
-        next_counts_ = piece.counts.get();
-    }
-
-    // Returns the number of events added.
-    int64_t add(const EvenRows<Input>& rows, int64_t width) {
-        make_room(rows.count * width);
-        int64_t added = compress_rows(rows, width, next_idx(), valued_ ? next_value() : nullptr, next_counts_);
-        if (added < 0) {
-            valued_ = true;
-            piece.values.reserve(size(room_));
-            std::fill_n(reinterpret_cast<Value*>(piece.values.get()), piece.count, Value(1));
-            added = compress_rows(rows, width, next_idx(), next_value(), next_counts_);
-        }
-        next_counts_ += rows.count;
-        piece.count += added;
-        return added;
-    }
-
-    EventPiece piece;
-
-  private:
-    static int64_t size(int64_t count) { return count * int64_t(sizeof(Value)); }
-    int32_t* next_idx() const { return piece.idx.get() + piece.count; }
-    Value* next_value() const { return reinterpret_cast<Value*>(piece.values.get()) + piece.count; }
-    void make_room(int64_t entries) {
-        const int64_t least = piece.count + entries + append_room;
-        if (least > room_) room_ = std::max(least, 2 * room_);
-        piece.idx.reserve(room_, piece.count);
-        if (valued_) piece.values.reserve(size(room_), size(piece.count));
-    }
-
-    int64_t room_;  // events
-    bool valued_ = false;
-    int32_t* next_counts_ = nullptr;
-};
-
 // The density of a sample of rows, spread over the tensor. Fixed rows, so that the answer depends on the data alone.
 template <class Input>
 double sample_density(const DenseInput<Input>& x) {
-    typedef typename DenseInput<Input>::Value Value;
+    typedef EventValue<Input> Value;
     const int64_t rows = x.steps * x.batch, sampled = std::min<int64_t>(rows, 32);
     const Buffer<int32_t> idx(x.width + append_room);
     const Buffer<Value> val(x.width + append_room);
@@ -125,7 +54,7 @@ class Reader {
 
     GrowingPiece<Input> start(int64_t t, int64_t steps, int64_t elements) const {
         const int64_t rows = steps * elements;
-        return {t, steps, rows, int64_t(1.1 * density_ * double(rows * x_.width))};
+        return {t, rows, int64_t(1.1 * density_ * double(rows * x_.width))};
     }
 
     const DenseInput<Input> x_;
@@ -144,7 +73,7 @@ void Reader<Input>::read_steps(const Chunks& chunks, int64_t t, int64_t steps, s
             total_ += found[size_t(k)].add({x_.row(t, chunk.b), x_.stride_b, chunk.elements, next}, x_.width);
             if (stopped()) return;
         }
-    for (int64_t k = 0; k < chunks.count(); ++k) results.push_back(std::move(found[size_t(k)].piece));
+    for (int64_t k = 0; k < chunks.count(); ++k) results.push_back(found[size_t(k)].finish(steps));
 }
 
 template <class Input>
@@ -157,7 +86,7 @@ void Reader<Input>::read_chunk(const Chunk& chunk, EventPiece& result) {
         total_ += found.add({first, x_.stride_t, rows, first + rows * x_.stride_t}, x_.width);
         if (stopped()) return;
     }
-    result = std::move(found.piece);
+    result = found.finish(chunk.steps);
 }
 
 // Several batch elements that lie together at each step: read in stretches of time, one per thread, and collected in
@@ -168,7 +97,7 @@ void compress_by_step(const DenseInput<Input>& x, Reader<Input>& reader, int64_t
     const int64_t stretches = std::min(threads, x.steps);
     const int64_t elements = std::clamp(x.batch / (2 * threads), int64_t(1), most_elements);
     const Chunks chunks(x.batch, x.steps, elements);
-    list.prepare(chunks, stretches, Order::by_step, sizeof(typename DenseInput<Input>::Value));
+    list.prepare(chunks, stretches, Order::by_step, sizeof(EventValue<Input>));
     std::vector<std::vector<EventPiece>> found(static_cast<size_t>(stretches));
     const int64_t count = chunks.count();
     ParallelErrors errors;
@@ -197,7 +126,7 @@ void compress_by_element(const DenseInput<Input>& x, Reader<Input>& reader, int6
     const int64_t parts = (4 * threads + x.batch - 1) / x.batch, least = (least_entries + x.width - 1) / x.width;
     const int64_t stretch = std::clamp((x.steps + parts - 1) / parts, std::min(least, x.steps), x.steps);
     const Chunks chunks(x.batch, x.steps, 1, stretch);
-    list.prepare(chunks, 1, Order::by_element, sizeof(typename DenseInput<Input>::Value));
+    list.prepare(chunks, 1, Order::by_element, sizeof(EventValue<Input>));
     const int64_t count = chunks.count();
     ParallelErrors errors;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(int(std::min(threads, count)))

@@ -58,6 +58,13 @@ def test_every_kind_of_row_runs(name: str) -> None:
     assert result["agrees"], result["agreement"]
 
 
+def test_input_in_shared_memory() -> None:
+    settings = measure.Settings(repeats=5, warm_up=1, memory=False, shared=True)
+    result = measure.measure("tiny", SPIKES, "exact", settings)
+    assert result["agrees"] and result["shared_input"]
+    assert result["recording"]["broken_by"] is None
+
+
 @needs_kernels
 def test_each_layer_has_a_forward_and_a_backward_kernel_with_a_floor() -> None:
     settings = measure.Settings(repeats=5, warm_up=1, memory=False, limits=LIMITS)
