@@ -55,8 +55,10 @@ void bind_results(py::module_& m) {
     py::class_<GrowingEvents>(m, "GrowingEvents", "Events of an input that is shown step by step.")
         .def(py::init<int64_t, int64_t, int, int64_t>(), py::arg("batch"), py::arg("inputs"), py::arg("dtype"),
              py::arg("threads") = 1)
-        .def("add", &GrowingEvents::add, py::arg("x"), py::arg("stride_b"), released)
-        .def("finish", &GrowingEvents::finish, released);
+        .def("add", &GrowingEvents::add, py::arg("t"), py::arg("x"), py::arg("stride_b"), py::arg("threads") = 1,
+             released)
+        .def("write_step", &GrowingEvents::write_step, py::arg("t"), py::arg("out"), released)
+        .def("finish", &GrowingEvents::finish, py::arg("steps"), py::arg("threads") = 1, released);
     py::class_<ForwardResult>(m, "Forward", "The lists that a forward scan leaves.")
         .def_readonly("spikes", &ForwardResult::spikes)
         .def_readonly("active", &ForwardResult::active)

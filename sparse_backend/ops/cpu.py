@@ -245,7 +245,7 @@ def _pass_drawn_gradients(g: Call, layer: Layer, out: LayerOutputs, grads: Outpu
 
 def _graded_gradient(layer: Layer, out: LayerOutputs, grads: OutputGradients) -> Tensor:
     """sum s dL/dz `[N]`: learning `graded` makes the carrier dense."""
-    total = torch.zeros(layer.m0.shape[1], dtype=layer.m0.dtype)
+    total = layer.m0.new_zeros(layer.m0.shape[1])
     dense = grads.dense_spikes(layer)
     if dense is not None:
         total.index_add_(0, out.idx.long(), gather(dense, out.ptr, out.idx).to(total.dtype))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from torch import Tensor
 
@@ -18,14 +20,18 @@ _MOST_DENSE = 0.25
 
 
 class GrowingEvents:
-    """The events of a sequence of steps `[B, N_in]`, float32 or float64 on the CPU, which are not kept."""
+    """The events of a sequence of steps `[B, N_in]`, float32 or float64 on the CPU, which are not kept.
+
+    steps: how many there are; fewer may be set, and those after them are forgotten.  lock: for readers.
+    """
 
     def __init__(self, first: Tensor) -> None:
-        self._shape, self._dtype = first.shape, first.dtype
         self.steps = 0
+        self._shape, self._dtype = first.shape, first.dtype
+        self.lock = threading.RLock()
         self._lists: tuple[Tensor, Tensor, Tensor] | None = None
         self._growing = native_call.module().GrowingEvents(
-            *(*first.shape, native_call.dtype_code(first.dtype), torch.get_num_threads())
+            *(*first.shape, native_call.dtype_code(first.dtype)), threads=torch.get_num_threads()
         )
 
     @staticmethod
@@ -41,19 +47,38 @@ class GrowingEvents:
         )
 
     def add(self, step: Tensor) -> bool:
-        """Read one more step, for which `suits` holds; False if there are so many events that a dense copy is
-        the better way to keep the sequence."""
-        count: int = self._growing.add(read_pointer(step), step.stride(0))
-        self.steps += 1
-        return count <= min(_MOST_DENSE, cost.feed_limit()) * self.steps * step.numel()
+        """Read the next step, for which `suits` holds. False, and the step does not count, if there are so
+        many events that the sequence is better kept as a dense copy, or if `lists` has been called.
 
-    def lists(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(ptr, idx, val) of all steps (see events.py); none can be added any more."""
-        if self._lists is None:
-            batch, _ = self._shape
-            self._lists = cpu.lists(self._growing.finish(), self.steps * batch, self._dtype)
-        return self._lists
+        An interrupted call may be repeated.
+        """
+        if self._lists is not None:
+            return False
+        threads = torch.get_num_threads()
+        count: int = self._growing.add(self.steps, read_pointer(step), step.stride(0), threads)
+        fits = count <= min(_MOST_DENSE, cost.feed_limit()) * (self.steps + 1) * step.numel()
+        self.steps += fits
+        return fits
+
+    def drop_last(self) -> Tensor:
+        """Take the last step off, and return it."""
+        step = torch.empty(self._shape, dtype=self._dtype, device="cpu")
+        self._growing.write_step(self.steps - 1, step.data_ptr())
+        self.steps -= 1
+        return step
+
+    def lists(self, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(ptr, idx, val) of the first steps (see events.py), as many at every call; none can be added any
+        more."""
+        with self.lock:
+            if self._lists is None:
+                found = self._growing.finish(steps, torch.get_num_threads())
+                self._lists = cpu.lists(found, steps * self._shape[0], self._dtype)
+                self.steps = steps
+            assert self.steps == steps
+            return self._lists
 
     def dense(self) -> Tensor:
         """The steps `[T, B, N_in]`, with zeros where they had negative zeros."""
-        return cpu.to_dense(*self.lists(), (self.steps, *self._shape), self._dtype)
+        batch, width = self._shape
+        return cpu.to_dense(*self.lists(self.steps), (self.steps, batch, width), self._dtype)

@@ -41,7 +41,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     count = math.prod(shape)
     native = backend.native() if count * dtype.itemsize >= _POOLED_FROM else None
     if native is None:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     return adopt(native.Block(count * dtype.itemsize), shape, dtype)
 
 
@@ -49,14 +49,14 @@ def adopt(block: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """A tensor whose memory is the beginning of a native block."""
     count = math.prod(shape)
     if not count:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
     tensor = torch.frombuffer(block, dtype=dtype, count=count)
     return tensor if len(shape) == 1 else tensor.view(shape)
 
 
 def lasting(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """An uninitialised, contiguous CPU tensor of torch's own memory."""
-    out = torch.empty(shape, dtype=dtype)
+    out = torch.empty(shape, dtype=dtype, device="cpu")
     native = backend.native() if out.nbytes >= _HUGE_FROM else None
     if native is not None:
         native.prefer_huge_pages(out.data_ptr(), out.nbytes)

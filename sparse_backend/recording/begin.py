@@ -45,7 +45,7 @@ def _source(place: Place, by_events: bool = False) -> tuple[Source, bool]:
         return (stream, tensor._slot, tensor._cut), stream.requires_grad and not tensor._cut
     requires_grad = place.segment.grad and tensor.requires_grad
     inputs = Inputs(tensor, requires_grad, by_events)
-    inputs.append(tensor)
+    inputs.append(tensor, 0)
     return inputs, requires_grad
 
 
@@ -99,7 +99,7 @@ def record_new_feed(module: nn.Linear, input: Tensor) -> Any:
             if stream.count == tensor._step + 1:
                 return stream.again(tensor._step)
         else:
-            cast(Inputs, stream.source).append(tensor)
+            cast(Inputs, stream.source).append(tensor, stream.count)
         return stream.advance()
 
 
@@ -130,7 +130,7 @@ def record_new_step(module: nn.Module, layer: Layer, input: Tensor, state: tuple
                 if place.segment.closed:  # by another thread that read a step
                     return record_new_step(module, layer, input, state)
                 if type(place.tensor) is not Deferred:
-                    cast(Inputs, stream.source).append(place.tensor)
+                    cast(Inputs, stream.source).append(place.tensor, stream.count)
                 return stream.advance_neuron(cast(Deferred, cast(tuple[Tensor, ...], state)[0])._cut)
         place = restart(
             place, "a neuron's options or parameters were changed" if follows else "a state was set anew"

@@ -145,7 +145,7 @@ class Inputs:
 
     def __init__(self, first: Tensor, requires_grad: bool, by_events: bool = False) -> None:
         """by_events: whether events will do, since a product with weights comes next."""
-        self.by_events = by_events and not requires_grad
+        self.by_events = by_events
         self.shape = first.shape
         self.dtype = first.dtype
         self.device = first.device
@@ -172,13 +172,17 @@ class Inputs:
             and (_is_sparse_input(tensor) if self.sparse else tensor.layout is torch.strided)
         )
 
-    def append(self, tensor: Tensor) -> None:
-        """Capture one step; `fits` must hold."""
+    def append(self, tensor: Tensor, index: int) -> None:
+        """Capture the step of that index; `fits` must hold. Later ones are forgotten: an interrupt, by Ctrl-C
+        for one, may have come before they were recorded."""
+        self._keep(index)
         if self.sparse:
             self._add(Run(self._copy_sparse(tensor), 0, None))
             return
-        if self._events is not None and self._goes_on_by_events(tensor):
-            return
+        if self._events is not None:
+            if GrowingEvents.suits(tensor) and self._events.add(tensor):
+                return
+            self._end_events()
         if self.requires_grad:
             # Each tensor keeps its own place in the graph (hooks and retain_grad on it work as in stock).
             base: Tensor = tensor
@@ -202,6 +206,22 @@ class Inputs:
             self._add(Run(self._alias, 0, None))
         else:
             self._add(Run(self._alias, int(tensor.storage_offset()), tensor.stride()))
+
+    def _keep(self, steps: int) -> None:
+        """Forget all steps but the first."""
+        if self._events is not None:
+            self._events.steps = min(self._events.steps, steps)
+            return
+        while self._runs and self._runs[-1].first + self._runs[-1].count > steps:
+            self._drop_last()
+
+    def _drop_last(self) -> None:
+        run = self._runs[-1]
+        run.count -= 1
+        if run.count == 1:
+            run.spacing = 0
+        elif not run.count:
+            self._runs.pop()
 
     def _add(self, step: Run) -> None:
         if self._runs:
@@ -252,32 +272,29 @@ class Inputs:
         self.by_events = False
         return False
 
-    def _goes_on_by_events(self, tensor: Tensor) -> bool:
-        """Take one more step up; False if it is of another kind, so that steps are dense from here on."""
-        assert self._events is not None
-        suits = GrowingEvents.suits(tensor)
-        if not (suits and self._events.add(tensor)):
-            self._end_events()
-        return suits
-
     def _end_events(self) -> None:
-        """Make the steps dense that were kept as events only."""
-        if self._events is None:
+        """Make the steps dense that were kept as events only; several readers may ask at once."""
+        events = self._events
+        if events is None:
             return
-        dense = self._events.dense()
-        self._events, self.by_events = None, False
-        run = Run(dense, 0, dense.stride()[1:])
-        run.count = dense.shape[0]
-        run.spacing = dense.stride(0) if run.count > 1 else 0
-        self._runs.append(run)
+        with events.lock:
+            if self._events is None:
+                return
+            dense = events.dense()
+            run = Run(dense, 0, dense.stride()[1:])
+            run.count = dense.shape[0]
+            run.spacing = dense.stride(0) if run.count > 1 else 0
+            self._runs = [run]
+            self._events, self.by_events = None, False
 
     def packed(self, steps: int) -> PackedSpikes | None:
         """The first `steps` inputs as events, if they exist as such."""
         if self.sparse:
             return PackedSpikes.from_sparse(self.sparse_sequence(steps))
-        if self._events is None or self._events.steps != steps:
+        events = self._events
+        if events is None:
             return None
-        ptr, idx, val = self._events.lists()
+        ptr, idx, val = events.lists(steps)
         batch, width = self.shape
         return PackedSpikes(
             *(empty(ptr, self.dtype), ptr, idx, val, None, None), *(steps, batch, width, self.dtype)
@@ -296,22 +313,21 @@ class Inputs:
 
     def pop(self) -> Inputs:
         """Take the last step off, as inputs of its own."""
-        self._end_events()
-        last = Inputs(self._copied[1], self.requires_grad)
+        if self._events is not None:
+            tensor = self._events.drop_last()
+            last = Inputs(tensor, self.requires_grad, by_events=True)
+            last._runs = [Run(tensor, 0, tensor.stride())]
+            return last
+        last = Inputs(self._copied[1], self.requires_grad, self.by_events)
         last._base, last._alias, last._place = self._base, self._alias, self._place
         last._runs = [self._last()]
         last.shape = self.shape
-        run = self._runs[-1]
-        run.count -= 1
-        if run.count == 1:
-            run.spacing = 0
-        elif not run.count:
-            self._runs.pop()
+        self._drop_last()
         return last
 
     def constant(self) -> bool:
         """Whether all steps are the same tensor."""
-        return len(self._runs) == 1 and self._runs[0].spacing == 0
+        return self._events is None and len(self._runs) == 1 and self._runs[0].spacing == 0
 
     def step(self, index: int) -> Tensor:
         self._end_events()

@@ -112,7 +112,7 @@ class OperationStream(Stream):
         """Capture the real tensors of the next step; `accepts` must hold."""
         for argument, tensor in zip(self.arguments, tensors, strict=True):
             if isinstance(argument, Inputs):
-                argument.append(tensor)
+                argument.append(tensor, self.count)
 
     def _sibling(self, segment: Segment, source: Source) -> Stream:
         arguments: list[Argument] = []

@@ -50,7 +50,7 @@ def record_feed(module: nn.Linear, input: Tensor) -> Tensor:
                 segment.acquire()
                 try:
                     if not segment.closed:
-                        inputs.append(input)
+                        inputs.append(input, stream.count)
                         return stream.advance()
                 finally:
                     segment.release()

@@ -16,6 +16,12 @@ class Buffer {
   public:
     Buffer() = default;
     explicit Buffer(int64_t size) { reserve(size); }
+    Buffer(Buffer&& other) noexcept : block_(std::move(other.block_)), capacity_(std::exchange(other.capacity_, 0)) {}
+    Buffer& operator=(Buffer&& other) noexcept {
+        block_ = std::move(other.block_);
+        capacity_ = std::exchange(other.capacity_, 0);
+        return *this;
+    }
 
     T* get() const { return static_cast<T*>(block_.data()); }
     int64_t capacity() const { return capacity_; }

@@ -62,6 +62,16 @@ void CollectedEvents::prepare(const Chunks& chunks, int64_t pieces, Order order,
     }
 }
 
+void CollectedEvents::expect(int64_t count, bool valued) {
+    idx.reserve(count);
+    if (valued) {
+        values.reserve(count * value_size_);
+        extras.reserve(count * extra_size_);
+    }
+    room_ = count;
+    valued_ = valued;
+}
+
 void CollectedEvents::add(int64_t chunk, int64_t number, EventPiece piece) {
     int64_t from, to;  // the chunks whose turn has come
     {

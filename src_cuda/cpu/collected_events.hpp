@@ -67,6 +67,8 @@ class CollectedEvents {
     // multiples of four.
     void prepare(const Chunks& chunks, int64_t pieces, Order order, int64_t value_size, int64_t extra_size = 0);
     bool wanted() const { return chunks_.rows(); }
+    // Before the first piece, where it is known: how many events will come, and whether with values.
+    void expect(int64_t count, bool valued);
 
     // Every piece of every chunk once.
     void add(int64_t chunk, int64_t number, EventPiece piece);

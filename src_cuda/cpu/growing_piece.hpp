@@ -61,11 +61,22 @@ class GrowingPiece {
         piece_.count += added;
         return added;
     }
-    // Takes the last rows and their events off.
-    void drop(int64_t rows, int64_t events) {
-        rows_ -= rows;
-        piece_.count -= events;
+    // Forgets all rows but the first.
+    void keep(int64_t rows) {
+        while (rows_ > rows) piece_.count -= piece_.counts.get()[--rows_];
     }
+    // Writes some of the last rows, without gaps.
+    void write(int64_t row, int64_t rows, int64_t width, Value* out) const {
+        const int32_t* counts = piece_.counts.get();
+        int64_t e = piece_.count;
+        for (int64_t r = rows_; r > row;) e -= counts[--r];
+        std::fill_n(out, rows * width, Value(0));
+        for (const int64_t end = row + rows; row < end; ++row, out += width)
+            for (const int64_t last = e + counts[row]; e < last; ++e)
+                out[piece_.idx.get()[e]] = valued_ ? reinterpret_cast<Value*>(piece_.values.get())[e] : Value(1);
+    }
+    int64_t count() const { return piece_.count; }
+    bool valued() const { return valued_; }
     // The piece of `steps` steps; nothing is left here.
     EventPiece finish(int64_t steps) {
         piece_.steps = steps;

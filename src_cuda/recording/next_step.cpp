@@ -46,8 +46,9 @@ Found fed_by(PyObject* input, PyObject* module, const Known& type) {
 // A real input that goes on with the last run of its stream's inputs, as Run.goes_on says.
 class OneMoreInput {
   public:
-    // False unless it is one more view of the same tensor, as far on from the last one as that from the one before.
-    bool prepare(PyObject* inputs, PyObject* tensor) {
+    // False unless it is one more view of the same tensor, as far on from the last one as that from the one before, and
+    // `steps` of them are there.
+    bool prepare(PyObject* inputs, PyObject* tensor, Py_ssize_t steps) {
         if (inputs_requires_grad.of(inputs) != Py_False || inputs_base.of(inputs) == Py_None) return false;
         Ref base = base_of.answer(tensor);
         if (base.get() == Py_None) base = Ref::borrow(tensor);
@@ -66,6 +67,7 @@ class OneMoreInput {
             PyObject_RichCompareBool(strides.get(), run_strides.of(run_.get()), Py_EQ) != 1)
             return false;
         const Py_ssize_t count = run_count.number(run_.get());
+        if (run_first.number(run_.get()) + count != steps) return false;
         const Py_ssize_t distance = PyLong_AsSsize_t(offset.get()) - run_start.number(run_.get());
         if (count > 1 && distance != count * run_spacing.number(run_.get())) return false;
         if (count == 1 && !(spacing_ = Ref(PyLong_FromSsize_t(distance)))) return false;
@@ -97,11 +99,13 @@ PyObject* feed_real(PyObject* module, PyObject* input) {
     const Ref segment(PyObject_GetAttr(thread.object, name_segment.object));
     if (!segment || segment.get() == Py_None) return nullptr;
     const Ref stream = find(segment_entries.of(segment.get()), module, feed_stream);
-    if (!stream || stream_count.number(stream.get()) >= segment_limit.number(segment.get())) return nullptr;
+    if (!stream) return nullptr;
+    const Py_ssize_t steps = stream_count.number(stream.get());
+    if (steps >= segment_limit.number(segment.get())) return nullptr;
     PyObject* inputs = stream_source.of(stream.get());
     if (!is_type(inputs, inputs_type.object)) return nullptr;
     OneMoreInput captured;
-    if (!captured.prepare(inputs, input)) return nullptr;
+    if (!captured.prepare(inputs, input, steps)) return nullptr;
     return take_feed(module, stream.get(), segment.get(), std::move(captured));
 }
 

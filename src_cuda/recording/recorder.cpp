@@ -15,7 +15,7 @@ Slot* const slots[] = {&stream_segment,   &stream_blanks,   &stream_children,   
                        &wrappers_older,   &wrappers_newer,  &wrappers_blank,    &wrappers_escaped,     &wrappers_slot,
                        &watch_attributes, &watch_tensors,   &inputs_base,       &inputs_alias,         &inputs_place,
                        &inputs_runs,      &inputs_shape,    &inputs_dtype,      &inputs_requires_grad, &run_alias,
-                       &run_count,        &run_start,       &run_spacing,       &run_strides};
+                       &run_count,        &run_start,       &run_spacing,       &run_strides,          &run_first};
 
 Known* const known[] = {&deferred, &feed_stream, &neuron_stream, &inputs_type,  &plain_tensor, &absent,        &thread,
                         &wrap,     &link,        &hooks,         &module_class, &module_call,  &module_getattr};

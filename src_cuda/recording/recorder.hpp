@@ -21,7 +21,7 @@ inline Slot inputs_base{"Inputs", "_base"}, inputs_alias{"Inputs", "_alias"}, in
 inline Slot inputs_runs{"Inputs", "_runs"}, inputs_shape{"Inputs", "shape"}, inputs_dtype{"Inputs", "dtype"};
 inline Slot inputs_requires_grad{"Inputs", "requires_grad"};
 inline Slot run_alias{"Run", "alias"}, run_count{"Run", "count"}, run_start{"Run", "start"};
-inline Slot run_spacing{"Run", "spacing"}, run_strides{"Run", "strides"};
+inline Slot run_spacing{"Run", "spacing"}, run_strides{"Run", "strides"}, run_first{"Run", "first"};
 
 // An object that `connect` is given under this name.
 struct Known {

@@ -193,14 +193,14 @@ hard = resource.getrlimit(resource.RLIMIT_AS)[1]
 def grow():
     # Steps for which there was no memory are shown again, once there is.
     growing, failed = cpu.module().GrowingEvents(batch, inputs, cpu.module().FLOAT32, 2), None
-    for step in x:
+    for t, step in enumerate(x):
         try:
-            growing.add(step.data_ptr(), step.stride(0))
+            growing.add(t, step.data_ptr(), step.stride(0), 2)
         except MemoryError as error:
             failed = error
             resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-            growing.add(step.data_ptr(), step.stride(0))
-    val = cpu.lists(growing.finish(), steps * batch, x.dtype)[2]
+            growing.add(t, step.data_ptr(), step.stride(0), 2)
+    val = cpu.lists(growing.finish(steps, 2), steps * batch, x.dtype)[2]
     assert val.numel() == x.numel()
     if failed:
         raise failed

@@ -4,6 +4,8 @@ and of a sparse sequence only the events are kept."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +15,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sparse_backend.ops import growing_events
 from sparse_backend.ops.sequence import PackedSpikes
-from sparse_backend.recording import execute
+from sparse_backend.recording import capture, execute
 
-from .conftest import INPUTS, STEPS, Net, Twins, record, start, step
+from .conftest import INPUTS, STEPS, Net, Twins, record, same, start, step
 from .test_inputs import given
 
 
@@ -96,8 +98,10 @@ def test_of_a_dense_sequence_copies_are_kept(
     assert isinstance(source, Tensor) and source.dim() == 3
 
 
-@pytest.mark.parametrize("same", [2, STEPS])
-def test_a_frame_given_again_and_again(net: Twins, spikes: Tensor, sources: list[object], same: int) -> None:
+@pytest.mark.parametrize("unchanged", [2, STEPS])
+def test_a_frame_given_again_and_again(
+    net: Twins, spikes: Tensor, sources: list[object], unchanged: int
+) -> None:
     """A constant input stays one; where it changes, earlier steps count as often as they were given."""
 
     def loop(model: Net, x: Tensor) -> Tensor:
@@ -106,14 +110,14 @@ def test_a_frame_given_again_and_again(net: Twins, spikes: Tensor, sources: list
         mem1, mem2 = start(model)
         out = []
         for t in range(STEPS):
-            array[:] = x[max(0, t - same + 1)].numpy()
+            array[:] = x[max(0, t - unchanged + 1)].numpy()
             _, mem1, _, mem2 = step(model, given(net, model, frame), mem1, mem2)
             out.append(mem2)
         return torch.stack(out)
 
     net.check(loop, spikes)
     (source,) = sources
-    if same == STEPS:
+    if unchanged == STEPS:
         assert isinstance(source, Tensor) and source.dim() == 2
     else:
         assert isinstance(source, PackedSpikes)
@@ -187,3 +191,90 @@ def test_without_gradients(net: Twins, spikes: Tensor) -> None:
             return torch.stack(record(model, torch.from_numpy(x.numpy().copy())).mem2)
 
     net.check(loop, spikes, backward=False)
+
+
+@pytest.mark.parametrize("memory", ["shared", "own"])
+@pytest.mark.parametrize("where", ["in the kernels", "before it is recorded"])
+@pytest.mark.parametrize("when", [1, 2, 5])
+def test_a_step_that_was_interrupted_is_given_again(
+    net: Twins, spikes: Tensor, memory: str, where: str, when: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind: Any = growing_events.GrowingEvents if where == "in the kernels" else capture.Inputs
+    name = "add" if where == "in the kernels" else "append"
+    original, calls = getattr(kind, name), 0
+
+    def interrupted(*args: Any) -> Any:
+        nonlocal calls
+        result = original(*args)
+        calls += 1
+        if calls == when:
+            raise KeyboardInterrupt
+        return result
+
+    def loop(model: Net, x: Tensor) -> Tensor:
+        mem1, mem2 = start(model)
+        out = []
+        for frame in x.clone().share_memory_() if memory == "shared" else x:
+            try:
+                current = model.fc1(frame)
+            except KeyboardInterrupt:
+                current = model.fc1(frame)
+            spk1, mem1 = model.lif1(current, mem1)
+            _, mem2 = model.lif2(model.fc2(spk1), mem2)
+            out.append(mem2)
+        return torch.stack(out)
+
+    monkeypatch.setattr(kind, name, interrupted)
+    net.check(loop, spikes)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_step_for_whose_predecessors_there_was_no_memory_is_given_again(
+    net: Twins, spikes: Tensor, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [MemoryError() for _ in range(times)]
+    original = growing_events.cpu.to_dense
+
+    def scarce(*args: Any) -> Tensor:
+        if failures:
+            raise failures.pop()
+        return original(*args)
+
+    monkeypatch.setattr(growing_events.cpu, "to_dense", scarce)
+
+    def loop(model: Net, x: Tensor) -> Tensor:
+        mem1, mem2 = start(model)
+        out = []
+        for t, frame in enumerate(x.clone().share_memory_()):
+            given = frame.t().contiguous().t() if t >= 6 else frame
+            while True:
+                try:
+                    _, mem1, _, mem2 = step(model, given, mem1, mem2)
+                    break
+                except MemoryError:
+                    continue
+            out.append(mem2)
+        return torch.stack(out)
+
+    net.check(loop, spikes)
+    assert not failures
+
+
+def test_several_threads_read_a_product(net: Twins, spikes: Tensor) -> None:
+    """The step that is read first makes the sequence dense, whoever reads it."""
+    for _ in range(10):
+        frames = spikes.clone().share_memory_()
+        with torch.no_grad():
+            currents = [net.fast.fc1(frame) for frame in frames]
+            with ThreadPoolExecutor(4) as pool:
+                found = list(pool.map(lambda current: current + 0, currents))
+            same("currents", torch.stack(found), net.stock.fc1(frames))
+
+
+def test_another_default_device(net: Twins, spikes: Tensor) -> None:
+    frames = {"sparse": spikes.clone().share_memory_(), "dense": torch.rand_like(spikes).share_memory_()}
+    for values in frames.values():
+        with torch.no_grad(), torch.device("meta"):
+            found = [net.fast.fc1(frame) for frame in values]
+            product = torch.stack(found)
+        same("currents", product, net.stock.fc1(values).detach())
