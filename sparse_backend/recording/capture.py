@@ -311,8 +311,9 @@ class Inputs:
         self._base = tensor
         return tensor.detach().clone()
 
-    def pop(self) -> Inputs:
-        """Take the last step off, as inputs of its own."""
+    def pop(self, steps: int) -> Inputs:
+        """Take the last of the first `steps` off, as inputs of its own; later ones are forgotten."""
+        self._keep(steps)
         if self._events is not None:
             tensor = self._events.drop_last()
             last = Inputs(tensor, self.requires_grad, by_events=True)

@@ -120,7 +120,7 @@ class OperationStream(Stream):
             if index == self.first:
                 arguments.append(source)
             elif isinstance(argument, Inputs):
-                arguments.append(argument.pop())
+                arguments.append(argument.pop(self.count + 1))
             elif isinstance(argument, Capture):
                 arguments.append(argument)
             else:

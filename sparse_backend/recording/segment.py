@@ -110,7 +110,7 @@ class Segment:
         pairs = []
         for stream in moving:
             if isinstance(stream.source, Inputs):
-                source: Source = stream.source.pop()
+                source: Source = stream.source.pop(stream.count)
             else:
                 parent, slot, cut = stream.source
                 source = (cast(Stream, parent.successor), slot, cut)

@@ -3,6 +3,7 @@ and of a sparse sequence only the events are kept."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -278,3 +279,32 @@ def test_another_default_device(net: Twins, spikes: Tensor) -> None:
             found = [net.fast.fc1(frame) for frame in values]
             product = torch.stack(found)
         same("currents", product, net.stock.fc1(values).detach())
+
+
+@pytest.mark.parametrize("memory", ["shared", "own"])
+def test_an_interrupted_call_does_not_move_to_the_next_recording(
+    net: Twins, spikes: Tensor, memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = capture.Inputs.append
+    other = (1 - spikes[0]).share_memory_()
+
+    def interrupted(inputs: capture.Inputs, tensor: Tensor, index: int) -> None:
+        original(inputs, tensor, index)
+        if tensor is other:
+            raise KeyboardInterrupt
+
+    def loop(model: Net, x: Tensor) -> list[Tensor]:
+        mem1, mem2 = start(model)
+        out = []
+        for t, frame in enumerate(x.clone().share_memory_() if memory == "shared" else x):
+            spk1, mem1 = model.lif1(model.fc1(frame), mem1)
+            if t == 5:
+                with contextlib.suppress(KeyboardInterrupt):
+                    model.fc1(other)
+                mem2 = torch.zeros(mem2.shape)  # what is recorded of this step moves on
+            spk2, mem2 = model.lif2(model.fc2(spk1), mem2)
+            out += [spk2, mem2]
+        return out
+
+    monkeypatch.setattr(capture.Inputs, "append", interrupted)
+    net.check(loop, spikes)
