@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,42 +25,49 @@ def stack(tensors: Sequence[Any], dim: int = 0) -> Tensor:
         return torch.stack([resolve(t, "torch.stack under a mode") for t in tensors], dim)
     runs = _runs(tensors, "torch.stack")
     if len(runs) == 1 and dim == 0:
-        return runs[0](True)
-    if len(runs) > 1 and any(not isinstance(t, Tensor) or t.shape != tensors[0].shape for t in tensors):
+        return runs[0].read(True)
+    if not _of_one_shape(runs):
         return torch.stack([resolve(t) for t in tensors], dim)  # torch says in its own words what is wrong
     rank = len(tensors[0].shape) + 1
     if len(runs) == 1 and -rank <= dim < rank:
-        return runs[0](False).movedim(0, dim % rank).contiguous()
-    whole = torch.cat([run(False) for run in runs])
+        return runs[0].read(False).movedim(0, dim % rank).contiguous()
+    whole = torch.cat([run.read(False) for run in runs])
     return whole if dim == 0 else whole.movedim(0, dim).contiguous()
 
 
 def cat(tensors: Sequence[Any], dim: int = 0) -> Tensor:
     """`torch.cat`, where at least one of `tensors` is deferred."""
-    shape = tensors[0].shape
-    rank = len(shape)
-    if (
-        type(dim) is not int
-        or not -rank <= dim < rank
-        or modes_matter()
-        or any(not isinstance(t, Tensor) or t.shape != shape for t in tensors)
-    ):
+    if type(dim) is not int or modes_matter():
         return torch.cat([resolve(t, "torch.cat") for t in tensors], dim)
     runs = _runs(tensors, "torch.cat")
+    rank = len(tensors[0].shape) if isinstance(tensors[0], Tensor) else 0
+    if not _of_one_shape(runs) or not -rank <= dim < rank:
+        return torch.cat([resolve(t) for t in tensors], dim)
     dim %= rank
     if len(runs) == 1 and dim == 0:
-        return runs[0](True).flatten(0, 1)
-    return torch.cat([run(False).movedim(0, dim).flatten(dim, dim + 1) for run in runs], dim)
+        return runs[0].read(True).flatten(0, 1)
+    return torch.cat([run.read(False).movedim(0, dim).flatten(dim, dim + 1) for run in runs], dim)
 
 
-Run = Callable[[bool], Tensor]
+class Run(NamedTuple):
+    """A piece of the sequence.
+
+    read: gives it, `[t, *step]`; its argument says whether it must be the caller's own, safe to write to.
+    samples: its tensors, of recorded steps, which are all alike, the first.
+    """
+
+    read: Callable[[bool], Tensor]
+    samples: Sequence[Any]
+
+
+def _of_one_shape(runs: list[Run]) -> bool:
+    """Whether all pieces are of tensors, and these of one shape."""
+    samples = [sample for run in runs for sample in run.samples]
+    return all(isinstance(t, Tensor) for t in samples) and len({t.shape for t in samples}) == 1
 
 
 def _runs(tensors: Sequence[Any], reason: str) -> list[Run]:
-    """Functions that give consecutive pieces of the sequence, `[t, *step]`.
-
-    Their argument says whether the piece must be the caller's own, safe to write to.
-    """
+    """Consecutive pieces of the sequence."""
     runs: list[Run] = []
     index, count = 0, len(tensors)
     while index < count:
@@ -72,12 +79,12 @@ def _runs(tensors: Sequence[Any], reason: str) -> list[Run]:
             while end < count and _stream(tensors[end], reason) is None:
                 end += 1
             part = [resolve(t) for t in tensors[index:end]]
-            runs.append(lambda own, part=part: torch.stack(part))  # type: ignore[misc]
+            runs.append(Run(lambda own, part=part: torch.stack(part), part))  # type: ignore[misc]
         else:
             end = index + min(steps_in_a_row(tensors, index), stream.count - first._step)
             while end < count and _goes_on(tensors[end], first, stream, end - index, reason):
                 end += 1
-            runs.append(_piece(stream, first, end - index))
+            runs.append(Run(_piece(stream, first, end - index), (first,)))
         index = end
     return runs
 
@@ -130,7 +137,7 @@ def _alias_stream(tensor: Any, reason: str) -> Stream | None:
     return executed(tensor, reason)
 
 
-def _piece(stream: Stream, first: Deferred, length: int) -> Run:
+def _piece(stream: Stream, first: Deferred, length: int) -> Callable[[bool], Tensor]:
     start, slot, cut = first._step, first._slot, first._cut
 
     def piece(own: bool) -> Tensor:
