@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -104,8 +104,8 @@ class Recorded(NamedTuple):
     mem2: list[Tensor]
 
 
-def record(model: Net, x: Tensor) -> Recorded:
-    """Run the loop over x `[T, B, INPUTS]` and keep everything, unread."""
+def record(model: Net, x: Iterable[Tensor]) -> Recorded:
+    """Run the loop over x `[T, B, INPUTS]`, or its frames, and keep everything, unread."""
     mem1, mem2 = start(model)
     kept = Recorded([], [], [], [])
     for frame in x:

@@ -129,12 +129,7 @@ def test_own_and_foreign_frames_in_one_sequence(net: Twins, spikes: Tensor, orde
     def loop(model: Net, x: Tensor) -> Tensor:
         shared = x.clone().share_memory_()
         frames = [*shared[:5], *x[5:]] if order == "foreign first" else [*x[:5], *shared[5:]]
-        mem1, mem2 = start(model)
-        out = []
-        for frame in frames:
-            _, mem1, _, mem2 = step(model, frame, mem1, mem2)
-            out.append(mem2)
-        return torch.stack(out)
+        return torch.stack(record(model, frames).mem2)
 
     assert net.check(loop, spikes).flushes == 1
 
@@ -147,12 +142,7 @@ def test_a_frame_of_another_kind_among_them(net: Twins, spikes: Tensor, kind: st
             frames[6] = frames[6].t().contiguous().t()
         else:
             frames[6] = torch.from_numpy(torch.cat([frames[6], frames[6]], 1).numpy())[:, :INPUTS]
-        mem1, mem2 = start(model)
-        out = []
-        for frame in frames:
-            _, mem1, _, mem2 = step(model, frame, mem1, mem2)
-            out.append(mem2)
-        return torch.stack(out)
+        return torch.stack(record(model, frames).mem2)
 
     net.check(loop, spikes)
 
