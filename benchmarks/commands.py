@@ -62,6 +62,8 @@ def _run_pairs(chosen: argparse.Namespace, console: Console, kind: str, settings
             title += ", input in shared memory" * settings.shared
             told(title)
             results.append(measure(name, row, gradient, settings, lambda what: told(what)))
+            # At once: what was measured so far outlasts a run that is cut off.
+            chosen.output = write(results, kind, chosen.output, _as_dict(settings.limits))
             show(console, results[-1], title)
             done()
     return _finish(results, kind, chosen, console, draw_rows, settings.limits)
@@ -100,13 +102,17 @@ def _finish(
     draw: Callable[..., None],
     limits: Ceilings | None,
 ) -> int:
-    output = write(results, kind, chosen.output, None if limits is None else asdict(limits))
+    output = write(results, kind, chosen.output, _as_dict(limits))
     console.print(f"results  {output}", markup=False, highlight=False, soft_wrap=True)
     if any("seconds" in result for result in results):
         picture = output.with_suffix(".png")
         draw(results, picture)
         console.print(f"plot     {picture}", markup=False, highlight=False, soft_wrap=True)
     return 0 if all(result["agrees"] for result in results) else 1
+
+
+def _as_dict(limits: Ceilings | None) -> dict[str, Any] | None:
+    return None if limits is None else asdict(limits)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,25 @@ def test_rows_are_written_and_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         assert set(fields) <= set(result)
     assert {"processor", "packages", "ceilings"} <= set(content["machine"])
     assert output.with_suffix(".png").read_bytes().startswith(PNG)
+
+
+def test_a_run_that_is_cut_off_leaves_what_it_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    original = commands.measure
+
+    def cut_off(name: str, row: Row, gradient: str, *rest: Any) -> dict[str, Any]:
+        if gradient == "window":
+            raise KeyboardInterrupt
+        return original(name, row, gradient, *rest)
+
+    monkeypatch.setitem(commands.ROWS, "S-small", TINY)
+    monkeypatch.setattr(commands, "measure", cut_off)
+    arguments = ["--config", "S-small", "--gradient", "exact,window", "--repeats", "5", "--warm-up", "1"]
+    with pytest.raises(KeyboardInterrupt):
+        main(["cpu", *arguments, "--no-memory", "--output", str(tmp_path)])
+    (output,) = tmp_path.iterdir()
+    assert [result["gradient"] for result in json.loads(output.read_text())["results"]] == ["exact"]
 
 
 @pytest.mark.parametrize("over", sweep.SWEEPS)
