@@ -97,7 +97,8 @@ def measure(
     result["layers"] = _layers(fast)
     if settings.memory:
         told("memory")
-        result["peak_memory"] = peak_memory(row, gradient, models.stock.state_dict(), settings.seed)
+        weights = models.stock.state_dict()
+        result["peak_memory"] = peak_memory(row, gradient, weights, settings.seed, settings.shared)
     return result
 
 

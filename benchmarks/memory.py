@@ -27,9 +27,12 @@ __all__ = ["peak_memory"]
 _ROOT = Path(__file__).parents[1]
 
 
-def peak_memory(row: Row, gradient: str, weights: dict[str, Tensor], seed: int) -> dict[str, int | None]:
+def peak_memory(
+    row: Row, gradient: str, weights: dict[str, Tensor], seed: int, shared: bool = False
+) -> dict[str, int | None]:
     """Bytes of a step of the stock and of the accelerated network with these weights; None where unknown.
 
+    shared: whether the input lies in shared memory.
     Raises: RuntimeError if a process failed.
     """
     found: dict[str, int | None] = {}
@@ -37,7 +40,8 @@ def peak_memory(row: Row, gradient: str, weights: dict[str, Tensor], seed: int) 
         torch.save(weights, Path(folder) / "weights.pt")
         for side in ("stock", "accelerated"):
             job = Path(folder) / f"{side}.json"
-            job.write_text(json.dumps({"row": asdict(row), "gradient": gradient, "side": side, "seed": seed}))
+            settings = {"gradient": gradient, "side": side, "seed": seed, "shared": shared}
+            job.write_text(json.dumps({"row": asdict(row), **settings}))
             command = [sys.executable, "-m", "benchmarks.memory", str(job)]
             run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=_ROOT)
             if run.returncode:
@@ -52,6 +56,8 @@ def _measure(job_path: Path) -> dict[str, int | None]:
     row = Row(**fields)
     weights = torch.load(job_path.parent / "weights.pt", weights_only=True)
     x, labels = make_input(row, torch.Generator().manual_seed(job["seed"]))
+    if job["shared"]:
+        x.share_memory_()
 
     def make(of: Row) -> Net:
         net = stock_net(of, job["gradient"])

@@ -147,22 +147,6 @@ def test_a_frame_of_another_kind_among_them(net: Twins, spikes: Tensor, kind: st
     net.check(loop, spikes)
 
 
-@pytest.mark.parametrize("when", [1, 2, 5])
-def test_steps_that_move_to_the_next_recording(net: Twins, spikes: Tensor, when: int) -> None:
-    def loop(model: Net, x: Tensor) -> list[Tensor]:
-        mem1, mem2 = start(model)
-        out = []
-        for t, frame in enumerate(x.clone().share_memory_()):
-            spk1, mem1 = model.lif1(model.fc1(frame), mem1)
-            if t % 6 == when:
-                mem2 = mem2 * mem2.sum()
-            spk2, mem2 = model.lif2(model.fc2(spk1), mem2)
-            out += [spk2, mem2]
-        return out
-
-    net.check(loop, spikes)
-
-
 def test_the_product_is_read(net: Twins, spikes: Tensor) -> None:
     def loop(model: Net, x: Tensor) -> list[Tensor]:
         mem1, _ = start(model)

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from sparse_backend.ops import growing_events
+
 from .conftest import BATCH, HIDDEN, INPUTS, OUTPUTS, STEPS, Net, Twins, record, start, step
 
 
@@ -278,14 +280,18 @@ def test_steps_of_two_tensors(net: Twins, x: Tensor, second: str) -> None:
     assert net.check(loop, x).flushes == 1
 
 
+@pytest.mark.parametrize("memory", ["own", "shared"])
 @pytest.mark.parametrize("when", [1, 2, 5])
 def test_a_step_that_moves_to_the_next_recording_takes_its_input_along(
-    net: Twins, x: Tensor, when: int
+    net: Twins, x: Tensor, when: int, memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(growing_events, "_FEWEST_ENTRIES", 1)
+    x = x * (torch.rand_like(x) < 0.4)  # few enough for events
+
     def loop(model: Net, x: Tensor) -> list[Tensor]:
         mem1, mem2 = start(model)
         out = []
-        for t, frame in enumerate(x):
+        for t, frame in enumerate(x.clone().share_memory_() if memory == "shared" else x):
             spk1, mem1 = model.lif1(model.fc1(frame), mem1)
             if t % 6 == when:
                 mem2 = mem2 * mem2.sum()
