@@ -158,6 +158,14 @@ PYBIND11_MODULE(_cpu, m) {
           py::arg("src_stride"), py::arg("dtype"), py::arg("threads") = 1, released);
     m.def("multiply", &run_multiply, py::arg("a"), py::arg("a_stride"), py::arg("rows"), py::arg("b"), py::arg("inner"),
           py::arg("columns"), py::arg("c"), py::arg("dtype"), py::arg("threads") = 1, released);
+    m.def(
+        "linear",
+        [](int64_t x, int64_t x_stride, int64_t rows, int64_t weight, int64_t inputs, int64_t width, int64_t bias,
+           int64_t out, int64_t block, int dtype, int64_t threads) {
+            run_linear({x, x_stride, rows, weight, inputs, width, bias, out}, block, dtype, threads);
+        },
+        py::arg("x"), py::arg("x_stride"), py::arg("rows"), py::arg("weight"), py::arg("inputs"), py::arg("width"),
+        py::arg("bias"), py::arg("out"), py::arg("block"), py::arg("dtype"), py::arg("threads") = 1, released);
     m.def("scatter", &run_scatter, py::arg("ptr"), py::arg("idx"), py::arg("val"), py::arg("steps"), py::arg("batch"),
           py::arg("width"), py::arg("out"), py::arg("stride_t"), py::arg("stride_b"), py::arg("dtype"),
           py::arg("threads") = 1, released);

@@ -12,12 +12,12 @@ from .contract import Layer, LayerOutputs, OutputGradients
 
 __all__ = [
     "choices",
-    "constant_gradient_by_kernels",
     "convolution_by_events",
     "convolution_gradient_by_entries",
     "feed_form",
     "feed_limit",
     "input_gradient_form",
+    "product_by_kernels",
     "weight_gradient_form",
 ]
 
@@ -30,7 +30,7 @@ CONVOLUTION_ROW, CONVOLUTION_DOT = 3.0, 4.0
 """Adding a row, and one product of a sampled dot, against a multiply-add of torch's convolution. Not measured
 per machine."""
 
-CONSTANT_PRODUCT = 1 << 22
+LEAST_PRODUCT = 1 << 22
 """Multiply-adds of torch's product that take as long as calling another one, 40 us."""
 CLEARLY_QUICKER = 0.8
 
@@ -78,12 +78,12 @@ def input_gradient_form(active_below: float, inputs: int, width: int) -> str:
     return min((sampled, "sampled"), (fused, "gemm-fused"), (gemm, "gemm"))[1]
 
 
-def constant_gradient_by_kernels(batch: int, width: int, inputs: int) -> bool:
-    """Whether dW of a constant input is quicker by the kernels' product than by torch's.
+def product_by_kernels(batch: int, inputs: int, width: int) -> bool:
+    """Whether W x of a dense input, and dW, are quicker by the kernels' product than by torch's.
 
-    Only where the product is large enough to be worth a call of its own; batch is its inner length.
+    Only where there is enough to do for a call of its own.
     """
-    return batch >= 16 and batch * width * inputs >= CONSTANT_PRODUCT and costs().product < CLEARLY_QUICKER
+    return batch >= 16 and batch * width * inputs >= LEAST_PRODUCT and costs().product < CLEARLY_QUICKER
 
 
 def convolution_by_events(density: float, channels: int, products: int, pooled: bool) -> bool:

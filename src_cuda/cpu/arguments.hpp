@@ -209,6 +209,7 @@ struct Kernels {
                       int64_t target_stride, int64_t filled);
     void (*add_rows)(Real* target, const Real* source, int64_t n);
     Product<Real> product;
+    BlockedProduct<Real> blocked_product;
     // See convolution_row.hpp.
     void (*convolve)(const ConvolutionView<Real>&, int64_t row, const ConvolutionScratch<Real>&, Real* out,
                      uint8_t* winner);

@@ -313,20 +313,6 @@ void backward_typed(const Layer& layer, const Gradients& gradients, bool dense) 
 
 }  // namespace
 
-void run_multiply(int64_t a, int64_t a_stride, int64_t rows, int64_t b, int64_t inner, int64_t columns, int64_t c,
-                  int dtype, int64_t threads) {
-    require(a && b && c && rows > 0 && inner > 0 && columns > 0 && a_stride >= inner && threads > 0,
-            "multiply: a, b, c and the sizes must be positive, a_stride at least inner");
-    const auto run = [&](auto real) {
-        typedef decltype(real) Real;
-        const int64_t padded = padded_width(columns);
-        const bool past_cache = Panels<Real>::goes_past_cache(address<Real>(c), rows, padded);
-        const Panels<Real> panels(address<Real>(b), inner, columns, threads);
-        panels.multiply(address<Real>(a), a_stride, rows, writable<Real>(c), padded, past_cache, threads);
-    };
-    dtype == float64 ? run(double()) : run(float());
-}
-
 void run_backward(const Layer& layer, const Gradients& gradients, bool dense) {
     if (layer.dtype == float64)
         backward_typed<double>(layer, gradients, dense);

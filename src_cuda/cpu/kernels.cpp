@@ -25,10 +25,19 @@ void add_rows(Real* target, const Real* source, int64_t n) {
 
 template <class Real>
 constexpr Kernels<Real> kernels_of() {
-    return {forward_scan<Real>,      sparse_reverse<Real>, dense_reverse<Real>,
-            entry_values<Real>,      is_supported<Real>,   compress_rows<Real, Real>,
-            transpose<Real>,         add_rows<Real>,       {packed_size<Real>, pack_panels<Real>, multiply<Real>},
-            convolve_row<Real>,      expand_row<Real>,     reverse_row<Real>,
+    return {forward_scan<Real>,
+            sparse_reverse<Real>,
+            dense_reverse<Real>,
+            entry_values<Real>,
+            is_supported<Real>,
+            compress_rows<Real, Real>,
+            transpose<Real>,
+            add_rows<Real>,
+            {packed_size<Real>, pack_panels<Real>, multiply<Real>},
+            {pack_transposed<Real>, multiply_blocked<Real>},
+            convolve_row<Real>,
+            expand_row<Real>,
+            reverse_row<Real>,
             input_gradient_row<Real>};
 }
 

@@ -53,6 +53,13 @@ std::unique_ptr<CollectedEvents> run_compress(int64_t x, int64_t steps, int64_t 
 // c [rows, columns padded] = a [rows, inner], whose rows are a_stride apart, times b [inner, columns].
 void run_multiply(int64_t a, int64_t a_stride, int64_t rows, int64_t b, int64_t inner, int64_t columns, int64_t c,
                   int dtype, int64_t threads);
+// A Linear: out [rows, width padded] = x [rows, inputs], whose rows are x_stride apart, times weight [width, inputs]
+// transposed, plus bias [width] unless it is 0.
+struct LinearAddress {
+    int64_t x, x_stride, rows, weight, inputs, width, bias, out;
+};
+// block: how the sums are cut, see BlockedProduct.
+void run_linear(const LinearAddress& in, int64_t block, int dtype, int64_t threads);
 void run_transpose(int64_t source, int64_t target, int64_t rows, int64_t columns, int64_t source_stride, int dtype,
                    int64_t threads);
 void run_scatter(int64_t ptr, int64_t idx, int64_t val, int64_t steps, int64_t batch, int64_t width, int64_t out,

@@ -18,4 +18,15 @@ struct Product {
                      Real* c, int64_t c_stride, bool past_cache);
 };
 
+// C = start + A W^T, with the sum over k cut as BLAS libraries cut it: every `block` products are a chain from zero,
+// and the chains are added up in order. So it can be another library's product to the last bit.
+template <class Real>
+struct BlockedProduct {
+    // Packs W [width, inner]: zero from width on to padded columns.
+    void (*pack)(const Real* w, int64_t inner, int64_t width, int64_t columns, Real* packed);
+    // start: a row of padded columns, null for zeros.
+    void (*multiply)(const Real* a, int64_t a_stride, int64_t rows, int64_t inner, int64_t block, const Real* packed,
+                     int64_t columns, const Real* start, Real* c, int64_t c_stride);
+};
+
 }  // namespace sparse_backend

@@ -43,7 +43,7 @@ def native(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Counted]:
     counted = _Counted(found)
     monkeypatch.setattr("sparse_backend.ops.native_call.module", lambda: counted)
     monkeypatch.setattr(cost, "costs", lambda: Costs(product=0.4))
-    monkeypatch.setattr(cost, "CONSTANT_PRODUCT", 1)
+    monkeypatch.setattr(cost, "LEAST_PRODUCT", 1)
     yield counted
 
 

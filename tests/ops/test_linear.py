@@ -1,0 +1,127 @@
+"""`linear`: whichever product serves, the result is torch's to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sparse_backend.ops import backend, cost, linear
+from sparse_backend.ops.calibration import Costs
+
+
+class _Counted:
+    """A native module that counts its products, and can get them wrong."""
+
+    def __init__(self, native: Any) -> None:
+        self._native, self.products, self.wrong = native, 0, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._native, name)
+
+    def linear(self, *args: Any) -> None:
+        self.products += 1
+        if not self.wrong:
+            self._native.linear(*args)
+
+
+@pytest.fixture
+def native(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Counted]:
+    """The kernels' product, on a machine where it is quicker than torch's for every size; none tried yet."""
+    found = backend.native()
+    if found is None:
+        pytest.skip("no native kernels")
+    counted = _Counted(found)
+    monkeypatch.setattr("sparse_backend.ops.native_call.module", lambda: counted)
+    monkeypatch.setattr(cost, "costs", lambda: Costs(product=0.4))
+    monkeypatch.setattr(cost, "LEAST_PRODUCT", 1)
+    monkeypatch.setattr(linear, "_uses", {})
+    monkeypatch.setattr(linear, "_blocks", {})
+    yield counted
+
+
+def _arguments(shape: tuple[int, ...], width: int, bias: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    torch.manual_seed(sum(shape) + width)
+    return torch.randn(shape), torch.randn(width, shape[-1]), torch.randn(width) if bias else None
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("batch", "inputs", "width"),
+    [(128, 784, 100), (16, 1000, 33), (64, 100, 16), (40, 193, 1), (17, 385, 130)],
+)
+def test_every_bit_is_torchs(native: _Counted, batch: int, inputs: int, width: int, bias: bool) -> None:
+    for _ in range(linear._TRIED_AT + 1):
+        x, weight, b = _arguments((batch, inputs), width, bias)
+        assert torch.equal(linear.linear(x, weight, b), functional.linear(x, weight, b))
+    assert len(linear._blocks) == 1 and native.products > 0
+
+
+@pytest.mark.parametrize("major", ["time", "batch", "neither"])
+def test_a_sequence_is_the_products_of_its_steps(native: _Counted, major: str) -> None:
+    for _ in range(linear._TRIED_AT):
+        x, weight, bias = _arguments((5, 32, 784), 100, True)
+        if major != "time":
+            x = x.transpose(0, 1).contiguous().transpose(0, 1)
+        if major == "neither":
+            x = torch.cat([x, x], -1)[..., :784]
+        out = linear.linear(x, weight, bias)
+    assert out.shape == (5, 32, 100)
+    # Torch's own of all steps at once may be cut in another way.
+    tolerance = 0.0 if any(linear._blocks.values()) and major != "neither" else 1e-4
+    for step, row in zip(x, out, strict=True):
+        torch.testing.assert_close(row, functional.linear(step, weight, bias), rtol=0, atol=tolerance)
+    assert bool(linear._blocks) is (major != "neither")
+
+
+def test_a_size_is_tried_once_and_not_at_its_first_use(native: _Counted) -> None:
+    x, weight, bias = _arguments((32, 784), 100, True)
+    for _ in range(linear._TRIED_AT - 1):
+        linear.linear(x, weight, bias)
+    assert native.products == 0
+    state = torch.get_rng_state()
+    linear.linear(x, weight, bias)
+    tried = native.products
+    assert tried > 0 and torch.equal(torch.get_rng_state(), state)
+    linear.linear(x, weight, bias)
+    found = linear._blocks[32, 784, 100, True, torch.get_num_threads()]
+    assert native.products == tried + (found is not None)
+
+
+def test_a_product_that_differs_is_left_to_torch(native: _Counted) -> None:
+    native.wrong = True
+    x, weight, bias = _arguments((32, 784), 100, True)
+    for _ in range(linear._TRIED_AT + 1):
+        assert torch.equal(linear.linear(x, weight, bias), functional.linear(x, weight, bias))
+    assert list(linear._blocks.values()) == [None]
+
+
+def test_trials_have_an_end(native: _Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_MOST_TRIALS", 2)
+    for batch in (16, 17, 18, 19):
+        for _ in range(linear._TRIED_AT):
+            linear.linear(*_arguments((batch, 64), 20, False))
+    assert len(linear._blocks) == 2 and len(linear._uses) <= 2
+
+
+@pytest.mark.parametrize("case", ["double", "gradient", "strided", "negated", "few rows", "autocast"])
+def test_what_the_kernels_do_not_take_is_torchs(native: _Counted, case: str) -> None:
+    x, weight, bias = _arguments((8 if case == "few rows" else 32, 784), 100, True)
+    if case == "double":
+        x, weight, bias = x.double(), weight.double(), bias.double()  # type: ignore[union-attr]
+    if case == "gradient":
+        weight.requires_grad_()
+    if case == "strided":
+        weight = weight.t().contiguous().t()
+    if case == "negated":
+        x = torch.view_as_complex(torch.stack([x, -x], -1)).conj().imag
+    with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"):
+        for _ in range(linear._TRIED_AT + 1):
+            out = linear.linear(x, weight, bias)
+            assert torch.equal(out, functional.linear(x, weight, bias))
+    assert native.products == 0
+    assert out.requires_grad is (case == "gradient")
