@@ -70,7 +70,8 @@ struct EventSink {
     int32_t* idx;
     int64_t count;
     int64_t last;         // the largest count that leaves room for one more row
-    int32_t* row_counts;  // of the batch elements of a row, [T, together]
+    int32_t* row_counts;  // [T], or null and
+    int32_t* rows;        // each event's own, of the [together, T] of the batch elements together
 };
 
 // What the step leaves as bits, one per neuron.

@@ -140,6 +140,8 @@ void CollectedEvents::copy(const Part& part, const Chunk& chunk) {
             next += counts[row];
         }
         copy_piece(piece, part.first);
+    } else if (order_ == Order::by_event) {
+        copy_events(part.pieces.front(), part.first, chunk, begin);
     } else {
         copy_rows(part, chunk, begin);
     }
@@ -187,6 +189,26 @@ void CollectedEvents::copy_rows(const Part& part, const Chunk& chunk, int64_t* b
             for (Stream& stream : streams) stream.copy(count, next[row]);
             next[row] += count;
         });
+    }
+}
+
+void CollectedEvents::copy_events(const EventPiece& piece, int64_t first, const Chunk& chunk, int64_t* begin) {
+    const Buffer<int64_t> memory(chunk.rows());
+    int64_t *next = memory.get(), sum = first;
+    std::fill_n(next, chunk.rows(), 0);
+    const int32_t* rows = piece.rows.get();
+    for (int64_t e = 0; e < piece.count; ++e) ++next[rows[e]];
+    for (int64_t row = 0; row < chunk.rows(); ++row) {
+        const int64_t count = next[row];
+        begin[row] = next[row] = sum;
+        sum += count;
+    }
+    Stream streams[] = {{reinterpret_cast<const char*>(piece.idx.get()), reinterpret_cast<char*>(idx.get()), 4},
+                        {piece.values.get(), values.get(), value_size_},
+                        {piece.extras.get(), extras.get(), extra_size_}};
+    for (int64_t e = 0; e < piece.count; ++e) {
+        const int64_t to = next[rows[e]]++;
+        for (Stream& stream : streams) stream.copy(1, to);
     }
 }
 

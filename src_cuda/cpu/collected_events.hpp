@@ -1,8 +1,8 @@
 // Lists of events as threads find them, chunk by chunk, and the batch-major lists of the format, to which chunks are
 // appended.
 //
-// Cost: a chunk's row counts are read once and its events copied once, while they still lie in the cache of the thread
-// that found them.
+// Cost: a chunk's row counts, or the rows of its events, are read once and its events copied once, while they still lie
+// in the cache of the thread that found them.
 #pragma once
 
 #include <cstdint>
@@ -47,14 +47,16 @@ class Chunks {
     int64_t batch_ = 0, steps_ = 0, elements_ = 1, stretch_ = 1;
 };
 
-// Whether a chunk's rows are visited element by element, which is the order of the format, or step by step.
-enum class Order { by_element, by_step };
+// Whether a chunk's rows are visited element by element, which is the order of the format, or step by step; or whether it
+// has so few events in a row that each has its row beside it, in any order.
+enum class Order { by_element, by_step, by_event };
 
 // A part of a chunk's events, in the order of the visits: those of some neurons, or of some steps.
 struct EventPiece {
     int64_t t = 0, steps = 0;  // steps of the chunk, counted from its first
     int64_t count = 0;
     Buffer<int32_t> counts;  // events of each visit
+    Buffer<int32_t> rows;    // by event: the chunk's, counted from its first
     Buffer<int32_t> idx;
     Buffer<char> values, extras;  // without values they are ones
 };
@@ -94,6 +96,7 @@ class CollectedEvents {
     void copy(const Part& part, const Chunk& chunk);
     void copy_piece(const EventPiece& piece, int64_t first);
     void copy_rows(const Part& part, const Chunk& chunk, int64_t* begin);
+    void copy_events(const EventPiece& piece, int64_t first, const Chunk& chunk, int64_t* begin);
     template <class Visitor>
     void visit(const EventPiece& piece, const Chunk& chunk, Visitor visitor) const;
     void fill_ones(int64_t from, int64_t to);

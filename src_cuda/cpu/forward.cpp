@@ -59,18 +59,19 @@ Items choose_items(const Layer& layer) {
 template <class Real>
 class GrowingList {
   public:
-    // width: neurons of a row.
-    GrowingList(CollectedEvents& list, const Chunk& chunk, int64_t width) : list_(list) {
+    // width: neurons of a batch element.  by_event: whether each event is to have its row beside it.
+    GrowingList(CollectedEvents& list, const Chunk& chunk, int64_t width, bool by_event)
+        : list_(list), by_event_(by_event) {
         sink.last = std::numeric_limits<int64_t>::max();
         if (!list.wanted()) return;
         piece_.steps = chunk.steps;
-        piece_.counts.reserve(chunk.rows());
+        if (!by_event) piece_.counts.reserve(chunk.rows());
         expected_ = width + chunk.rows() * width / 16;  // one entry in sixteen; doubling does the rest
     }
 
-    // visit: of the chunk's rows, the first of the batch elements that follow.
-    void start(int64_t visit) {
-        if (list_.wanted()) sink.row_counts = piece_.counts.get() + visit;
+    // row: of the chunk, the first of the batch elements that follow.
+    void start(int64_t row) {
+        if (list_.wanted() && !by_event_) sink.row_counts = piece_.counts.get() + row;
     }
     // values and extras: how many there are of an event.
     void make_room(int64_t width, int64_t values, int64_t extras) {
@@ -78,9 +79,11 @@ class GrowingList {
         const int64_t least = sink.count + width + append_room;
         if (least > room_) room_ = std::max({least, 2 * room_, expected_});
         piece_.idx.reserve(room_, sink.count);
+        if (by_event_) piece_.rows.reserve(room_, sink.count);
         piece_.values.reserve(bytes(room_ * values), bytes(sink.count * values));
         piece_.extras.reserve(bytes(room_ * extras), bytes(sink.count * extras));
         sink.idx = piece_.idx.get();
+        sink.rows = piece_.rows.get();
         sink.last = room_ - width - append_room;
     }
     void finish(int64_t chunk, int64_t tile) {
@@ -97,6 +100,7 @@ class GrowingList {
     static int64_t bytes(int64_t count) { return count * int64_t(sizeof(Real)); }
 
     CollectedEvents& list_;
+    const bool by_event_;
     EventPiece piece_;
     int64_t room_ = 0, expected_ = 0;  // events
 };
@@ -105,13 +109,13 @@ class GrowingList {
 template <class Real>
 class ItemScan {
   public:
-    // view: of the tile, with as many elements together as rows are to have.
-    ItemScan(const LayerView<Real>& view, const Chunk& chunk, ForwardResult& result)
+    // view: of the tile, with as many elements together as rows are to have.  by_event: see GrowingList.
+    ItemScan(const LayerView<Real>& view, const Chunk& chunk, bool by_event, ForwardResult& result)
         : view_(view),
           chunk_(chunk),
-          spikes_(result.spikes, chunk, view.width / view.together),
-          active_(result.active, chunk, view.width / view.together),
-          resets_(result.resets, chunk, view.width / view.together) {}
+          spikes_(result.spikes, chunk, view.width / view.together, by_event),
+          active_(result.active, chunk, view.width / view.together, by_event),
+          resets_(result.resets, chunk, view.width / view.together, by_event) {}
 
     void run() {
         ForwardScratch<Real> scratch(view_);
@@ -157,7 +161,7 @@ void scan_item(const TypedLayer<Real>& typed, const Items& items, ForwardResult&
     const Chunk chunk = items.chunks[k];
     const LayerView<Real> view = items.together > 1 ? typed.with_together(chunk.elements)
                                                     : typed.tile(first, std::min(items.tile, items.width - first));
-    ItemScan<Real> scan(view, chunk, result);
+    ItemScan<Real> scan(view, chunk, items.together > 1, result);
     scan.run();
     scan.finish(k, tile);
 }
@@ -173,7 +177,7 @@ std::unique_ptr<ForwardResult> forward_typed(const Layer& layer) {
     result->dtype = layer.dtype;
     result->threads = layer.threads;
     result->graded.assign(view.coefficients.graded, view.coefficients.graded + view.columns);
-    const Order order = items.together > 1 ? Order::by_step : Order::by_element;
+    const Order order = items.together > 1 ? Order::by_event : Order::by_element;
     const int64_t size = sizeof(Real);
     if (view.want_spikes) result->spikes.prepare(items.chunks, items.tiles(), order, 0);
     if (view.want_active) result->active.prepare(items.chunks, items.tiles(), order, size, size * view.carrier_count);

@@ -25,25 +25,25 @@ void start_state(const LayerView<Real>& layer, int64_t b, Real* m, Real* i) {
 
 SB_INLINE bool has_room(const EventSink& sink) { return sink.count <= sink.last; }
 
-// The set bits of a row, counted in row_counts[at].
-SB_INLINE void append(EventSink& sink, const uint64_t* words, int64_t n, int64_t first, int64_t at) {
+// The set bits of a row.
+SB_INLINE void append(EventSink& sink, const uint64_t* words, int64_t n, int64_t first) {
     int64_t count = sink.count;
     for (int64_t k = 0; k < words_of(n); ++k) count += append_bits(words[k], int32_t(first + 64 * k), sink.idx + count);
-    sink.row_counts[at] = int32_t(count - sink.count);
     sink.count = count;
 }
 
-// The events of a row from `from` on, of several batch elements, as each element's own.
+// Says of the events from `from` on which row they are of; of several batch elements, they become each element's own.
 template <class Real>
-SB_INLINE void split_elements(const LayerView<Real>& layer, EventSink& sink, int64_t from, int64_t t) {
-    int32_t* counts = sink.row_counts + t * layer.together;
-    const int32_t n = int32_t(layer.columns);
-    int64_t e = from;
-    for (int64_t k = 0; k < layer.together; ++k) {
-        const int32_t first = int32_t(k) * n;
-        const int64_t before = e;
-        for (; e < sink.count && sink.idx[e] < first + n; ++e) sink.idx[e] -= first;
-        counts[k] = int32_t(e - before);
+SB_INLINE void finish_row(const LayerView<Real>& layer, EventSink& sink, int64_t from, int64_t t) {
+    if (!sink.rows) {
+        sink.row_counts[t] = int32_t(sink.count - from);
+        return;
+    }
+    const uint32_t n = uint32_t(layer.columns);
+    for (int64_t e = from; e < sink.count; ++e) {
+        const uint32_t element = uint32_t(sink.idx[e]) / n;
+        sink.idx[e] -= int32_t(element * n);
+        sink.rows[e] = int32_t(element * layer.steps + t);
     }
 }
 
@@ -53,7 +53,7 @@ void append_marked(const LayerView<Real>& layer, ForwardCursor<Real>& cursor) {
     const int64_t n = layer.padded, from = cursor.active_sink.count;
     uint64_t* listed = cursor.bits.reset;  // no longer needed in this step
     for (int64_t k = 0; k < words_of(n); ++k) listed[k] = cursor.bits.near[k] | cursor.bits.fired[k];
-    append(cursor.active_sink, listed, n, layer.first, cursor.t * layer.together);
+    append(cursor.active_sink, listed, n, layer.first);
     for (int64_t e = from; e < cursor.active_sink.count; ++e) {
         const int64_t j = cursor.active_sink.idx[e] - layer.first;
         cursor.active_u[e] = cursor.bits.near[j / 64] >> (j % 64) & 1 ? cursor.u[j] : Real(__builtin_inf());
@@ -76,7 +76,6 @@ void append_active(const LayerView<Real>& layer, const SigmaRule<Real>& rule, Fo
         for (int64_t k = 0; k < words_of(n); ++k)
             count += append_entries(active[k], int32_t(layer.first + 64 * k), cursor.u + 64 * k,
                                     cursor.active_sink.idx + count, cursor.active_u + count);
-        cursor.active_sink.row_counts[cursor.t * layer.together] = int32_t(count - from);
         cursor.active_sink.count = count;
     }
     const int32_t* idx = cursor.active_sink.idx;
@@ -150,13 +149,12 @@ SB_INLINE void append_events(const LayerView<Real>& layer, const SigmaRule<Real>
     const int64_t n = layer.padded, first = layer.first, t = cursor.t;
     EventSink &resets = cursor.reset_sink, &spikes = cursor.spike_sink, &active = cursor.active_sink;
     const int64_t resets_before = resets.count, spikes_before = spikes.count, active_before = active.count;
-    if (layer.want_resets) append(resets, cursor.bits.reset, n, first, t * layer.together);
-    if (layer.want_spikes) append(spikes, cursor.bits.fired, n, first, t * layer.together);
+    if (layer.want_resets) append(resets, cursor.bits.reset, n, first);
+    if (layer.want_spikes) append(spikes, cursor.bits.fired, n, first);
     if (layer.want_active) append_active(layer, rule, cursor);
-    if (layer.together == 1) return;
-    if (layer.want_resets) split_elements(layer, resets, resets_before, t);
-    if (layer.want_spikes) split_elements(layer, spikes, spikes_before, t);
-    if (layer.want_active) split_elements(layer, active, active_before, t);
+    if (layer.want_resets) finish_row(layer, resets, resets_before, t);
+    if (layer.want_spikes) finish_row(layer, spikes, spikes_before, t);
+    if (layer.want_active) finish_row(layer, active, active_before, t);
 }
 
 template <class Real>
