@@ -12,19 +12,25 @@ constexpr int register_bytes = 64;
 #else
 constexpr int register_bytes = 32;
 #endif
+constexpr int register_lanes = register_bytes / int(sizeof(float));
 typedef float Register __attribute__((vector_size(register_bytes)));
 constexpr int sums = 10;
 
 // The library is compiled without contraction; here the fused instruction is what is asked for.
 __attribute__((noinline, optimize("fp-contract=fast"))) float multiply_in_registers(int64_t rounds, float by) {
-    Register sum[sums] = {};
+    // Every lane of every sum differs, and all are read at the end: of equal ones the compiler keeps one, and of those
+    // that nobody reads none.
+    Register sum[sums], all = {};
+    for (int k = 0; k < sums; ++k)
+        for (int lane = 0; lane < register_lanes; ++lane) sum[k][lane] = by * float(k + lane);
     const Register factor = Register{} + by;
     for (int64_t i = 0; i < rounds; ++i) {
 #pragma GCC unroll 10
         for (int k = 0; k < sums; ++k) sum[k] = sum[k] * factor + factor;
     }
+    for (int k = 0; k < sums; ++k) all += sum[k];
     float total = 0;
-    for (int k = 0; k < sums; ++k) total += sum[k][0];
+    for (int lane = 0; lane < register_lanes; ++lane) total += all[lane];
     return total;
 }
 
@@ -36,7 +42,7 @@ extern "C" {
 int64_t row_width() { return row; }
 
 // Multiply-adds of one round of multiply_add.
-int64_t round_size() { return sums * register_bytes / int64_t(sizeof(float)); }
+int64_t round_size() { return sums * register_lanes; }
 
 // `rounds` rounds of multiply-adds on each thread, from registers only.
 float multiply_add(int64_t rounds, float by, int threads) {
