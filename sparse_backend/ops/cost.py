@@ -79,7 +79,7 @@ def input_gradient_form(active_below: float, inputs: int, width: int) -> str:
 
 
 def product_by_kernels(batch: int, inputs: int, width: int) -> bool:
-    """Whether W x of a dense input, and dW, are quicker by the kernels' product than by torch's.
+    """Whether W x of a constant input, and dW, are quicker by the kernels' product than by torch's.
 
     Only where there is enough to do for a call of its own.
     """

@@ -1,8 +1,8 @@
-"""I = W x + b of an input that is not driven by events: the product of linear.py, and of a constant input its
-own dW.
+"""I = W x + b of an input that is not driven by events: torch's product, and for a constant input the one of
+linear.py and its own dW.
 
-A constant current is one product of `[B, N_in]`. Its dW may come from the kernels' product, which reaches the
-processor's peak where torch's does not.
+A constant current is one product of `[B, N_in]`. Forward it is torch's to the last bit, as membranes are; dW
+may come from the kernels' product, which reaches the processor's peak where torch's does not.
 """
 
 from __future__ import annotations
@@ -23,30 +23,33 @@ _DTYPES = (torch.float32, torch.float64)
 
 
 def dense_feed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`linear(x, weight, bias)`, differentiable twice; x: `[B, N_in]` or `[T, B, N_in]`."""
-    if not torch.is_grad_enabled():
+    """`torch.nn.functional.linear(x, weight, bias)`, differentiable twice.
+
+    x: `[B, N_in]` or `[T, B, N_in]`.
+    """
+    if x.dim() == 2 and not torch.is_grad_enabled():
         return linear(x, weight, bias)
-    if _by_kernels(x, weight):
-        current: Tensor = _DenseFeed.apply(x, weight, bias)
+    if x.dim() == 2 and _by_kernels(x, weight):
+        current: Tensor = _ConstantFeed.apply(x, weight, bias)
         return current
     return functional.linear(x, weight, bias)
 
 
 def _by_kernels(x: Tensor, weight: Tensor) -> bool:
-    """Whether a product of the kernels may be quicker."""
+    """Whether the kernels' product may be quicker."""
     return (
         weight.requires_grad
         and x.dtype is weight.dtype
         and x.dtype in _DTYPES
         and x.device.type == weight.device.type == "cpu"
         and backend.native() is not None
-        and cost.product_by_kernels(x.numel() // x.shape[-1], x.shape[-1], weight.shape[0])
+        and cost.product_by_kernels(x.shape[0], x.shape[1], weight.shape[0])
         and not modes_matter()
         and not torch.compiler.is_compiling()
     )
 
 
-class _DenseFeed(torch.autograd.Function):
+class _ConstantFeed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
@@ -56,13 +59,11 @@ class _DenseFeed(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
-        # Of a sequence torch needs no packed copy; and the kernels have no derivative.
-        product = _torch_product if x.dim() == 3 or torch.is_grad_enabled() else _product
-        rows = grad.reshape(-1, grad.shape[-1])
+        product = _torch_product if torch.is_grad_enabled() else _product  # the kernels have no derivative
         return (
             grad @ weight if wants_x else None,
-            product(rows, x.reshape(-1, x.shape[-1])) if wants_weight else None,
-            rows.sum(0) if wants_bias else None,
+            product(grad, x) if wants_weight else None,
+            grad.sum(0) if wants_bias else None,
         )
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..neurons import decode
 from ..torch_private import read_pointer
 from . import backend, cost, memory
 from .contract import Layer
-from .linear import linear
 
 __all__ = [
     "Call",
@@ -192,7 +192,7 @@ def _pass_current(call: Call, layer: Layer) -> None:
     if layer.weight is None:
         current = layer.dense_input()
     else:
-        current = linear(dense_input(layer), layer.weight, layer.bias)
+        current = functional.linear(dense_input(layer), layer.weight, layer.bias)
     call.read_strided("current", current, dtype)
 
 

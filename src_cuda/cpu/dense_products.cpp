@@ -44,13 +44,16 @@ class Linear {
         ParallelErrors errors;
 #pragma omp parallel num_threads(int(threads))
         {
-            Buffer<Real> packed;
-            errors.guard([&] { packed.reserve(strip * in_.inputs); });
+            Buffer<Real> packed, edge;
+            errors.guard([&] {
+                edge.reserve(in_.rows * strip);
+                packed.reserve(strip * in_.inputs);
+            });
 #pragma omp for schedule(dynamic, 1)
             for (int64_t k = 0; k < strips_; ++k) {
                 if (!packed.get()) continue;
                 pack(k * strip, packed.get());
-                multiply(k * strip, packed.get(), 0, in_.rows);
+                multiply(k * strip, packed.get(), 0, in_.rows, edge.get());
             }
         }
         errors.rethrow();
@@ -59,26 +62,37 @@ class Linear {
     void run_by_row(int64_t threads) const {
         constexpr int64_t part = 48;  // in whole tiles
         const Buffer<Real> packed(in_.inputs * columns_);
+        ParallelErrors errors;
 #pragma omp parallel num_threads(int(threads))
         {
+            Buffer<Real> edge;
+            errors.guard([&] { edge.reserve(part * strip); });
 #pragma omp for schedule(dynamic, 1)
             for (int64_t k = 0; k < strips_; ++k) pack(k * strip, packed.get() + k * strip * in_.inputs);
 #pragma omp for schedule(dynamic, 1)
             for (int64_t row = 0; row < in_.rows; row += part)
-                for (int64_t k = 0; k < strips_; ++k)
-                    multiply(k * strip, packed.get() + k * strip * in_.inputs, row, std::min(part, in_.rows - row));
+                for (int64_t k = 0; k < strips_ && edge.get(); ++k)
+                    multiply(k * strip, packed.get() + k * strip * in_.inputs, row, std::min(part, in_.rows - row),
+                             edge.get());
         }
+        errors.rethrow();
     }
 
-    int64_t width(int64_t column) const { return std::min(strip, columns_ - column); }
+    int64_t filled(int64_t column) const { return std::min(strip, in_.width - column); }
+    int64_t padded(int64_t column) const { return std::min(strip, columns_ - column); }
     void pack(int64_t column, Real* packed) const {
-        const int64_t filled = std::min(strip, in_.width - column);
-        product_.pack(address<Real>(in_.weight) + column * in_.inputs, in_.inputs, filled, width(column), packed);
+        product_.pack(address<Real>(in_.weight) + column * in_.inputs, in_.inputs, filled(column), padded(column),
+                      packed);
     }
-    void multiply(int64_t column, const Real* packed, int64_t row, int64_t rows) const {
+    // edge: where a strip is made whose last vector would be written over the next row's first.
+    void multiply(int64_t column, const Real* packed, int64_t row, int64_t rows, Real* edge) const {
+        const bool whole = filled(column) == padded(column);
+        Real* out = writable<Real>(in_.out) + row * in_.width + column;
+        const int64_t stride = whole ? in_.width : strip;
         product_.multiply(address<Real>(in_.x) + row * in_.x_stride, in_.x_stride, rows, in_.inputs, block_, packed,
-                          width(column), in_.bias ? start_.get() + column : nullptr,
-                          writable<Real>(in_.out) + row * columns_ + column, columns_);
+                          padded(column), in_.bias ? start_.get() + column : nullptr, whole ? out : edge, stride);
+        for (int64_t r = 0; r < rows && !whole; ++r)
+            std::copy_n(edge + r * stride, filled(column), out + r * in_.width);
     }
 
     const LinearAddress in_;

@@ -53,7 +53,7 @@ std::unique_ptr<CollectedEvents> run_compress(int64_t x, int64_t steps, int64_t 
 // c [rows, columns padded] = a [rows, inner], whose rows are a_stride apart, times b [inner, columns].
 void run_multiply(int64_t a, int64_t a_stride, int64_t rows, int64_t b, int64_t inner, int64_t columns, int64_t c,
                   int dtype, int64_t threads);
-// A Linear: out [rows, width padded] = x [rows, inputs], whose rows are x_stride apart, times weight [width, inputs]
+// A Linear: out [rows, width] = x [rows, inputs], whose rows are x_stride apart, times weight [width, inputs]
 // transposed, plus bias [width] unless it is 0.
 struct LinearAddress {
     int64_t x, x_stride, rows, weight, inputs, width, bias, out;
