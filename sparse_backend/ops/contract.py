@@ -83,6 +83,8 @@ class Layer:
     """Whether every entry is active, so that none is listed."""
     lists_active: bool = field(init=False)
     """Whether the active entries are listed one by one."""
+    weight_t: Tensor | None = field(init=False, default=None)
+    """W^T as the CPU kernels read it, once they have."""
 
     def __post_init__(self) -> None:
         batch, width = self.m0.shape

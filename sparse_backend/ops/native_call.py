@@ -179,7 +179,9 @@ def describe(layer: Layer, need_input: bool, need_dots: bool = False) -> Call:
         call.read("in_idx", layer.in_idx)
         call.read("in_val", layer.in_val, dtype)
         if need_dots or (need_input and not current):
-            call.read("weight_t", transposed_weight(layer.weight, dtype))
+            if layer.weight_t is None:
+                layer.weight_t = transposed_weight(layer.weight, dtype)
+            call.read("weight_t", layer.weight_t)
     if current:
         _pass_current(call, layer)
     elif layer.weight is not None:

@@ -16,7 +16,15 @@ from torch import Tensor
 from ..constants import empty
 from ..torch_private import modes_matter
 from . import backend, events, replay
-from .contract import COEFFICIENTS, NEEDS, Layer, LayerGradients, LayerOutputs, OutputGradients
+from .contract import (
+    COEFFICIENTS,
+    NEEDS,
+    Layer,
+    LayerGradients,
+    LayerOutputs,
+    OutputGradients,
+    scan_form,
+)
 
 __all__ = ["layer", "layer_backward", "run", "to_dense"]
 
@@ -154,11 +162,14 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     _save(ctx, inputs, output[len(_OUTPUT_GRADIENTS) :])
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], saved: tuple[Tensor | None, ...]) -> None:
+def _save(
+    ctx: Any, inputs: tuple[Any, ...], saved: tuple[Tensor | None, ...], weight_t: Tensor | None = None
+) -> None:
+    """weight_t: see `Layer`."""
     ctx.set_materialize_grads(False)
     tensors = [value if isinstance(value, Tensor) else None for value in inputs]
     ctx.plain = [value if tensor is None else None for value, tensor in zip(inputs, tensors, strict=True)]
-    ctx.save_for_backward(*tensors, *saved)
+    ctx.save_for_backward(*tensors, *saved, weight_t)
 
 
 def _layer_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -170,7 +181,7 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     """dL/d of each argument of `layer`, None where it is not wanted."""
     kept, count = ctx.saved_tensors, len(ctx.plain)
-    saved = kept[count:]
+    saved, weight_t = kept[count:-1], kept[-1]
     inputs = [
         plain if tensor is None else tensor for tensor, plain in zip(kept[:count], ctx.plain, strict=True)
     ]
@@ -184,6 +195,7 @@ def _gradients(
         result = LayerGradients(*layer_backward(*given, *inputs, *saved, needs))
     else:  # what the operator would call
         described = Layer.from_arguments(*inputs)
+        described.weight_t = weight_t
         out = _saved_outputs(described, saved)
         result = backend.backward(described, out, OutputGradients(*given), needs)
     answer: list[Tensor | None] = [None] * len(inputs)
@@ -293,7 +305,9 @@ class _LayerFunction(torch.autograd.Function):
         empties, found = out.flat(), backend.forward(described)
         vars(out).update(vars(found))
         some = [None if value is other else value for value, other in zip(found.flat(), empties, strict=True)]
-        _save(ctx, arguments, tuple(some[len(_OUTPUT_GRADIENTS) :]))
+        if not (arguments[0].requires_grad or scan_form(described, None) == "recompute"):
+            described.weight_t = None  # the backward pass will not read it
+        _save(ctx, arguments, tuple(some[len(_OUTPUT_GRADIENTS) :]), described.weight_t)
         return tuple(some[: len(_OUTPUT_GRADIENTS)])
 
     @staticmethod
@@ -315,7 +329,9 @@ def run(*args: Any) -> tuple[Layer, LayerOutputs]:
         args = tuple(value.resolve_neg() if isinstance(value, Tensor) else value for value in args)
     described = Layer.from_arguments(*args)
     if not torch.is_grad_enabled():
-        return described, backend.forward(described)
+        out = backend.forward(described)
+        described.weight_t = None
+        return described, out
     out = LayerOutputs.empty(described)
     places = tuple([p for p in _DIFFERENTIABLE if args[p] is not None and args[p].requires_grad])
     linked = _LayerFunction.apply(args, described, out, places, *[args[place] for place in places])

@@ -191,7 +191,8 @@ def _describe(layer: Layer, out: LayerOutputs, spike_dtype: torch.dtype) -> Laye
         spike_density=out.idx.numel() / entries,
         counted=backend.counts(layer),
         algorithm=cost.choices(layer, out),
-        saved_bytes=sum(value.nbytes for value in out.flat()[COUNTED_FROM:]),
+        saved_bytes=sum(value.nbytes for value in out.flat()[COUNTED_FROM:])
+        + (0 if layer.weight_t is None else layer.weight_t.nbytes),
     )
 
 
