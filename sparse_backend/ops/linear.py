@@ -46,11 +46,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _block(x: Tensor, weight: Tensor, bias: Tensor | None) -> int | None:
     """How torch cuts this product, if the kernels can make it in less time; None otherwise."""
-    tensors, (rows, inputs), width = (
-        [x, weight] if bias is None else [x, weight, bias],
-        x.shape,
-        weight.shape[0],
-    )
+    tensors = [x, weight] if bias is None else [x, weight, bias]
+    (rows, inputs), width = x.shape, weight.shape[0]
     if (
         not cost.product_by_kernels(rows, inputs, width)
         or not all([type(t) in _PLAIN and t.dtype is torch.float32 and t.is_contiguous() for t in tensors])
