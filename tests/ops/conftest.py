@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from counted_native import CountedNative
 
 from sparse_backend.ops import backend
 
@@ -19,6 +20,17 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     elif backend.native() is None:
         pytest.skip("the native CPU module was not built")
     return name
+
+
+@pytest.fixture
+def counted_native(monkeypatch: pytest.MonkeyPatch) -> CountedNative:
+    """The native CPU kernels, with their calls counted."""
+    found = backend.native()
+    if found is None:
+        pytest.skip("the native CPU module was not built")
+    counted = CountedNative(found)
+    monkeypatch.setattr("sparse_backend.ops.native_call.module", lambda: counted)
+    return counted
 
 
 @pytest.fixture(autouse=True)

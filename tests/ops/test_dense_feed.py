@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from counted_native import CountedNative
 from torch import Tensor
 from torch.nn import functional
 
-from sparse_backend.ops import backend, cost, dense_feed
+from sparse_backend.ops import cost, dense_feed
 from sparse_backend.ops.calibration import Costs
 
 # Both add up the same products in float32, in orders of their own: at most B eps |g| |x|, here far less.
@@ -20,31 +20,12 @@ TOLERANCES: dict[torch.dtype, dict[str, Any]] = {
 }
 
 
-class _Counted:
-    """A native module that counts its products."""
-
-    def __init__(self, native: Any) -> None:
-        self._native, self.products = native, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._native, name)
-
-    def multiply(self, *args: Any) -> None:
-        self.products += 1
-        self._native.multiply(*args)
-
-
 @pytest.fixture
-def native(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Counted]:
+def native(counted_native: CountedNative, monkeypatch: pytest.MonkeyPatch) -> CountedNative:
     """The kernels' product, on a machine where it is quicker than torch's for every size."""
-    found = backend.native()
-    if found is None:
-        pytest.skip("no native kernels")
-    counted = _Counted(found)
-    monkeypatch.setattr("sparse_backend.ops.native_call.module", lambda: counted)
     monkeypatch.setattr(cost, "costs", lambda: Costs(product=0.4))
     monkeypatch.setattr(cost, "LEAST_PRODUCT", 1)
-    yield counted
+    return counted_native
 
 
 def _leaves(batch: int, inputs: int, width: int, dtype: torch.dtype, bias: bool = True) -> list[Tensor]:
@@ -62,7 +43,7 @@ def _copies(leaves: list[Tensor]) -> list[Tensor]:
     ("batch", "inputs", "width", "bias"), [(128, 784, 100, True), (16, 33, 7, False), (50, 16, 1, True)]
 )
 def test_gradients_are_torchs(
-    native: _Counted, dtype: torch.dtype, batch: int, inputs: int, width: int, bias: bool
+    native: CountedNative, dtype: torch.dtype, batch: int, inputs: int, width: int, bias: bool
 ) -> None:
     leaves = _leaves(batch, inputs, width, dtype, bias)
     stock = _copies(leaves)
@@ -74,20 +55,20 @@ def test_gradients_are_torchs(
     # As a transposed gradient would be: the kernels read rows.
     ours.backward(grad.t().contiguous().t())
     theirs.backward(grad)
-    assert native.products == 1
+    assert native.calls["multiply"] == 1
     for leaf, model in zip(leaves, stock, strict=True):
         assert leaf.grad is not None and leaf.grad.is_contiguous()
         torch.testing.assert_close(leaf.grad, model.grad, **TOLERANCES[dtype])
 
 
-def test_second_derivatives_are_torchs(native: _Counted) -> None:
+def test_second_derivatives_are_torchs(native: CountedNative) -> None:
     leaves = _leaves(20, 6, 4, torch.float64)
     assert torch.autograd.gradcheck(dense_feed.dense_feed, leaves)
-    assert native.products > 0
+    assert native.calls["multiply"] > 0
     assert torch.autograd.gradgradcheck(dense_feed.dense_feed, leaves)
 
 
-def test_any_number_of_threads_gives_the_same_bits(native: _Counted) -> None:
+def test_any_number_of_threads_gives_the_same_bits(native: CountedNative) -> None:
     found = []
     before = torch.get_num_threads()
     try:
@@ -98,7 +79,7 @@ def test_any_number_of_threads_gives_the_same_bits(native: _Counted) -> None:
             found.append(weight.grad)
     finally:
         torch.set_num_threads(before)
-    assert native.products == 3
+    assert native.calls["multiply"] == 3
     # The current is torch's product, whose bits are its own matter: compare the kernels' on one gradient.
     grad, x = torch.randn(64, 200), torch.randn(64, 300)
     bits = []
@@ -113,7 +94,7 @@ def test_any_number_of_threads_gives_the_same_bits(native: _Counted) -> None:
 @pytest.mark.parametrize(
     "case", ["few in the batch", "frozen weight", "no gradient", "half precision", "three dimensions", "vmap"]
 )
-def test_other_products_stay_torchs(native: _Counted, case: str) -> None:
+def test_other_products_stay_torchs(native: CountedNative, case: str) -> None:
     x, weight, bias = _leaves(8 if case == "few in the batch" else 32, 20, 10, torch.float32)
     if case == "half precision":
         x, weight, bias = (leaf.detach().bfloat16().requires_grad_() for leaf in (x, weight, bias))
@@ -132,11 +113,13 @@ def test_other_products_stay_torchs(native: _Counted, case: str) -> None:
     else:
         dense_feed.dense_feed(x, weight, bias).sum().backward()
         assert bias.grad is not None
-    assert native.products == 0
+    assert native.calls["multiply"] == 0
 
 
-def test_a_machine_whose_library_is_quick_keeps_it(native: _Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_whose_library_is_quick_keeps_it(
+    native: CountedNative, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cost, "costs", lambda: Costs(product=1.0))
     x, weight, bias = _leaves(32, 20, 10, torch.float32)
     dense_feed.dense_feed(x, weight, bias).sum().backward()
-    assert native.products == 0 and weight.grad is not None
+    assert native.calls["multiply"] == 0 and weight.grad is not None

@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 import torch
+from counted_native import CountedNative
 from torch import Tensor
 from torch.nn import functional
 
-from sparse_backend.ops import backend, cost, linear
+from sparse_backend.ops import cost, linear
 from sparse_backend.ops.calibration import Costs
 
 
-class _Counted:
-    """A native module that counts its products, and can get them wrong."""
-
-    def __init__(self, native: Any) -> None:
-        self._native, self.products, self.wrong = native, 0, False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._native, name)
-
-    def linear(self, *args: Any) -> None:
-        self.products += 1
-        if not self.wrong:
-            self._native.linear(*args)
-
-
 @pytest.fixture
-def native(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Counted]:
+def native(counted_native: CountedNative, monkeypatch: pytest.MonkeyPatch) -> CountedNative:
     """The kernels' product, on a machine where it is quicker than torch's for every size; none tried yet."""
-    found = backend.native()
-    if found is None:
-        pytest.skip("no native kernels")
-    counted = _Counted(found)
-    monkeypatch.setattr("sparse_backend.ops.native_call.module", lambda: counted)
     monkeypatch.setattr(cost, "costs", lambda: Costs(product=0.4))
     monkeypatch.setattr(cost, "LEAST_PRODUCT", 1)
     monkeypatch.setattr(linear, "_uses", {})
     monkeypatch.setattr(linear, "_blocks", {})
-    yield counted
+    return counted_native
 
 
 def _arguments(shape: tuple[int, int], width: int, bias: bool) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -54,36 +32,36 @@ def _arguments(shape: tuple[int, int], width: int, bias: bool) -> tuple[Tensor, 
     ("batch", "inputs", "width"),
     [(128, 784, 100), (16, 1000, 33), (64, 100, 16), (40, 193, 1), (17, 385, 130)],
 )
-def test_every_bit_is_torchs(native: _Counted, batch: int, inputs: int, width: int, bias: bool) -> None:
+def test_every_bit_is_torchs(native: CountedNative, batch: int, inputs: int, width: int, bias: bool) -> None:
     for _ in range(linear._TRIED_AT + 1):
         x, weight, b = _arguments((batch, inputs), width, bias)
         assert torch.equal(linear.linear(x, weight, b), functional.linear(x, weight, b))
-    assert len(linear._blocks) == 1 and native.products > 0
+    assert len(linear._blocks) == 1 and native.calls["linear"] > 0
 
 
-def test_a_size_is_tried_once_and_not_at_its_first_use(native: _Counted) -> None:
+def test_a_size_is_tried_once_and_not_at_its_first_use(native: CountedNative) -> None:
     x, weight, bias = _arguments((32, 784), 100, True)
     for _ in range(linear._TRIED_AT - 1):
         linear.linear(x, weight, bias)
-    assert native.products == 0
+    assert native.calls["linear"] == 0
     state = torch.get_rng_state()
     linear.linear(x, weight, bias)
-    tried = native.products
+    tried = native.calls["linear"]
     assert tried > 0 and torch.equal(torch.get_rng_state(), state)
     linear.linear(x, weight, bias)
     found = linear._blocks[32, 784, 100, True, torch.get_num_threads()]
-    assert native.products == tried + (found is not None)
+    assert native.calls["linear"] == tried + (found is not None)
 
 
-def test_a_product_that_differs_is_left_to_torch(native: _Counted) -> None:
-    native.wrong = True
+def test_a_product_that_differs_is_left_to_torch(native: CountedNative) -> None:
+    native.left_out.add("linear")
     x, weight, bias = _arguments((32, 784), 100, True)
     for _ in range(linear._TRIED_AT + 1):
         assert torch.equal(linear.linear(x, weight, bias), functional.linear(x, weight, bias))
     assert list(linear._blocks.values()) == [None]
 
 
-def test_trials_have_an_end(native: _Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_have_an_end(native: CountedNative, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "_MOST_TRIALS", 2)
     for batch in (16, 17, 18, 19):
         for _ in range(linear._TRIED_AT):
@@ -95,7 +73,7 @@ def test_trials_have_an_end(native: _Counted, monkeypatch: pytest.MonkeyPatch) -
     "case",
     ["double", "gradient", "strided", "negated", "few rows", "subclass", "no inputs", "autocast", "medium"],
 )
-def test_what_the_kernels_do_not_take_is_torchs(native: _Counted, case: str) -> None:
+def test_what_the_kernels_do_not_take_is_torchs(native: CountedNative, case: str) -> None:
     x, weight, bias = _arguments((8 if case == "few rows" else 32, 784), 100, True)
     assert bias is not None
     if case == "double":
@@ -119,7 +97,7 @@ def test_what_the_kernels_do_not_take_is_torchs(native: _Counted, case: str) -> 
                 assert torch.equal(out, functional.linear(x, weight, bias))
     finally:
         torch.set_float32_matmul_precision(before)
-    assert native.products == 0
+    assert native.calls["linear"] == 0
     assert type(out) is type(x) and out.requires_grad is (case == "gradient")
 
 
@@ -127,22 +105,22 @@ class _Subclass(Tensor):
     pass
 
 
-def test_a_precision_set_later_is_obeyed(native: _Counted) -> None:
+def test_a_precision_set_later_is_obeyed(native: CountedNative) -> None:
     x, weight, bias = _arguments((32, 784), 100, True)
     for _ in range(linear._TRIED_AT):
         linear.linear(x, weight, bias)
-    products = native.products
+    products = native.calls["linear"]
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
         assert torch.equal(linear.linear(x, weight, bias), functional.linear(x, weight, bias))
     finally:
         torch.set_float32_matmul_precision(before)
-    assert native.products == products
+    assert native.calls["linear"] == products
 
 
 def test_without_memory_for_a_trial_the_product_is_torchs(
-    native: _Counted, monkeypatch: pytest.MonkeyPatch
+    native: CountedNative, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: object) -> None:
         raise RuntimeError("can't allocate memory")

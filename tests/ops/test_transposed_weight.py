@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 import torch
+from counted_native import CountedNative
 from torch import Tensor
 
 from sparse_backend.neurons import Coefficients, Neuron, NeuronSpec, surrogates
-from sparse_backend.ops import backend
 from sparse_backend.ops.sequence import GradientRule, LayerOutput, LinearFeed, run_layer
 
 STEPS, BATCH, INPUTS, HIDDEN, OUTPUTS = 12, 8, 60, 40, 30
-
-
-class _Counted:
-    """A native module that counts transpositions."""
-
-    def __init__(self, native: Any) -> None:
-        self._native, self.transposed = native, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._native, name)
-
-    def transpose_weight(self, *args: Any) -> None:
-        self.transposed += 1
-        self._native.transpose_weight(*args)
-
-
-@pytest.fixture
-def native(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Counted]:
-    found = backend.native()
-    if found is None:
-        pytest.skip("no native kernels")
-    counted = _Counted(found)
-    monkeypatch.setattr("sparse_backend.ops.native_call.module", lambda: counted)
-    yield counted
 
 
 def _two_layers(rule: GradientRule) -> tuple[list[Tensor], LayerOutput, LayerOutput]:
@@ -62,20 +35,20 @@ def _two_layers(rule: GradientRule) -> tuple[list[Tensor], LayerOutput, LayerOut
 
 
 @pytest.mark.parametrize("mode", ["window", "exact"])
-def test_the_backward_pass_reads_that_of_the_forward_pass(native: _Counted, mode: str) -> None:
+def test_the_backward_pass_reads_that_of_the_forward_pass(counted_native: CountedNative, mode: str) -> None:
     weights, first, second = _two_layers(GradientRule(mode, 0.3 if mode == "window" else 0.0))
     assert second.dense_spikes is not None
-    assert native.transposed == 2
+    assert counted_native.calls["transpose_weight"] == 2
     # The first layer's input needs no gradient: under a window nothing reads its weights again.
     kept = [out.saved_bytes for out in (first, second)]
     second.dense_spikes.sum().backward()
-    assert native.transposed == 2
+    assert counted_native.calls["transpose_weight"] == 2
     assert all(weight.grad is not None and bool(weight.grad.any()) for weight in weights)
-    padded = native.padded_width(OUTPUTS) * HIDDEN * 4
+    padded = counted_native.padded_width(OUTPUTS) * HIDDEN * 4
     assert kept[1] >= padded
 
 
-def test_a_weight_written_to_in_between_is_an_error(native: _Counted) -> None:
+def test_a_weight_written_to_in_between_is_an_error(counted_native: CountedNative) -> None:
     weights, _, second = _two_layers(GradientRule("window", 0.3))
     assert second.dense_spikes is not None
     with torch.no_grad():
@@ -84,7 +57,7 @@ def test_a_weight_written_to_in_between_is_an_error(native: _Counted) -> None:
         second.dense_spikes.sum().backward()
 
 
-def test_without_a_gradient_none_is_kept(native: _Counted) -> None:
+def test_without_a_gradient_none_is_kept(counted_native: CountedNative) -> None:
     with torch.no_grad():
         _, _, second = _two_layers(GradientRule("window", 0.3))
     assert second.spikes is not None
