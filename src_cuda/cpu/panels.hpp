@@ -40,7 +40,7 @@ class Panels {
 
     // Whether C, written past the cache, is worth it: it is too large to be found there when it is read, and aligned.
     static bool goes_past_cache(const Real* c, int64_t rows, int64_t c_stride) {
-        constexpr int64_t bytes = 16 << 20, alignment = 64;
+        constexpr int64_t bytes = 8 << 20, alignment = 64;
         const int64_t row = c_stride * int64_t(sizeof(Real));
         return rows * row >= bytes && row % alignment == 0 && reinterpret_cast<uintptr_t>(c) % alignment == 0;
     }
