@@ -21,6 +21,7 @@ from .accelerate import accelerate, examine, is_accelerated, restore
 from .adapters import feeds
 from .errors import UnsupportedLayerError
 from .options import Options, disabled
+from .recording import stands_in
 from .report import Report
 from .runtime import runtime_of
 
@@ -160,6 +161,7 @@ def install(
     _current = Installation(options)
     if not _in_chain and nn.Module.__call__ is not _call:
         _original = nn.Module.__call__
+        stands_in(_call, _original)
         nn.Module.__call__ = _call  # type: ignore[method-assign]
     _in_chain = True
     return _current

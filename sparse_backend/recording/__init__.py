@@ -17,6 +17,7 @@ from .native import (
     next_step,
     quicken_attributes,
     restore_attributes,
+    stands_in,
     take_feed_calls,
     take_neuron_calls,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "resolve_all",
     "restore_attributes",
     "shape_of",
+    "stands_in",
     "take_feed_calls",
     "take_neuron_calls",
 ]

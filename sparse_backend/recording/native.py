@@ -41,6 +41,7 @@ __all__ = [
     "not_known",
     "quicken_attributes",
     "restore_attributes",
+    "stands_in",
     "steps_in_a_row",
     "take_feed_calls",
     "take_neuron_calls",
@@ -97,6 +98,16 @@ steps_in_a_row: Callable[[Sequence[Any], int], int] = (
 )
 """(tensors, index of a deferred one) -> how many of them from there on are surely steps of one stream and
 slot, one after the other, not real and nothing but themselves; at least 1."""
+
+
+def stands_in(function: Callable[..., Any], original: Callable[..., Any]) -> None:
+    """Ordinary steps stay ordinary where `function` is in the place of `nn.Module.__call__`: it passes the
+    calls of accelerated modules on to `original` and does nothing else to them.
+
+    Counts only where `original` is torch's own function; the last such `function` is remembered.
+    """
+    if _native is not None:
+        _native.stands_in(function, original)
 
 
 def take_feed_calls(cls: type[nn.Module], names: dict[str, Any]) -> None:

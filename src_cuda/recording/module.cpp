@@ -5,6 +5,7 @@
 #include "next_step.hpp"
 #include "recorder.hpp"
 #include "spares.hpp"
+#include "watch.hpp"
 
 namespace recording {
 namespace {
@@ -72,6 +73,7 @@ PyMethodDef methods[] = {
     {"restore_attributes", restore_attributes, METH_O, "restore_attributes(class)"},
     {"take_feed_calls", take_feed_calls, METH_VARARGS, "take_feed_calls(class, globals)"},
     {"take_neuron_calls", take_neuron_calls, METH_VARARGS, "take_neuron_calls(class, globals, runtime, previous)"},
+    {"stands_in", stands_in, METH_VARARGS, "stands_in(function, original)"},
     {"steps_in_a_row", method(steps_in_a_row), METH_FASTCALL, "steps_in_a_row(tensors, index)"},
     {nullptr, nullptr, 0, nullptr}};
 

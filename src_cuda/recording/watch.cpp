@@ -6,6 +6,8 @@
 namespace recording {
 namespace {
 
+PyObject* stand_in = nullptr;  // that `stands_in` was told of
+
 // Whether nn.Module.__call__ would do nothing but call `forward`.
 bool calls_forward_alone(PyObject* attributes) {
     for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(hooks.object); ++index)
@@ -15,7 +17,8 @@ bool calls_forward_alone(PyObject* attributes) {
         if (!own || !PyDict_Check(own) || PyDict_GET_SIZE(own)) return false;
     }
     PyObject* members = reinterpret_cast<PyTypeObject*>(module_class.object)->tp_dict;
-    return PyDict_GetItemWithError(members, name_call.object) == module_call.object;
+    PyObject* call = PyDict_GetItemWithError(members, name_call.object);
+    return call && (call == module_call.object || call == stand_in);
 }
 
 // (name, position, value, ...)
@@ -52,6 +55,15 @@ bool same_tensors(PyObject* tensors, PyObject* attributes) {
 }
 
 }  // namespace
+
+PyObject* stands_in(PyObject*, PyObject* arguments) {
+    PyObject *function, *original;
+    if (!PyArg_ParseTuple(arguments, "OO", &function, &original)) return nullptr;
+    PyObject* trusted = original == module_call.object ? function : nullptr;
+    Py_XINCREF(trusted);
+    Py_XSETREF(stand_in, trusted);
+    Py_RETURN_NONE;
+}
 
 bool lies_at(PyObject* tensor, PyObject* place) {
     const Ref found = place_of.answer(tensor);

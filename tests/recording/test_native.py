@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -56,6 +57,54 @@ def test_all_steps_but_the_first_of_neurons_that_keep_their_state(x: Tensor, tak
 
     Twins(Hidden()).check(loop, x)
     assert taken == {"feed": 2 * (STEPS - 1), "step": 2 * (STEPS - 1)}
+
+
+@pytest.fixture
+def installed() -> Iterator[None]:
+    sparse_backend.install(gradient="exact")
+    yield
+    sparse_backend.uninstall()
+
+
+def test_all_steps_but_the_first_where_the_package_is_installed(
+    x: Tensor, taken: Counter[str], installed: None
+) -> None:
+    net = Net()
+    spikes, membranes = net(x)
+    assert spikes.shape == (STEPS, *membranes.shape[1:])
+    assert taken == {"feed": 2 * (STEPS - 1), "step": 2 * (STEPS - 1)}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_someone_else_sees_every_call_where_the_package_is_installed(
+    when: str, x: Tensor, taken: Counter[str]
+) -> None:
+    seen = 0
+
+    @contextmanager
+    def wrapped() -> Iterator[None]:
+        inner = nn.Module.__call__
+
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            nonlocal seen
+            seen += isinstance(module, snn.Leaky)
+            return inner(module, *args, **kwargs)
+
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+        yield
+        nn.Module.__call__ = inner  # type: ignore[method-assign]
+
+    @contextmanager
+    def installed() -> Iterator[None]:
+        sparse_backend.install(gradient="exact")
+        yield
+        sparse_backend.uninstall()
+
+    first, second = (wrapped, installed) if when == "before" else (installed, wrapped)
+    with first(), second():
+        Net()(x)
+    assert not taken.total()
+    assert seen == 2 * STEPS
 
 
 def hooked(m: Net, calls: list[Any]) -> Any:
