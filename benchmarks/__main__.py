@@ -12,7 +12,7 @@ from rich.console import Console
 
 from sparse_backend.options import GRADIENT_MODES
 
-from .commands import run_gpu, run_rows, run_sweep, run_worst
+from .commands import run_gpu, run_rows, run_script, run_sweep, run_worst
 from .device import OPEN_NEUROMORPHIC
 from .peers import PEERS
 from .rows import ROWS
@@ -33,19 +33,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    commands = parser.add_subparsers(title="what to measure", required=True, metavar="{cpu,gpu,sweep,worst}")
-    rows = _command(commands, "cpu", run_rows, "the networks of README.md, taken apart into kernels")
-    rows.add_argument(
-        "--config",
-        type=_names("row", ROWS),
-        default=("S-small", "U"),
-        help=f"rows, separated by commas, of {', '.join(ROWS)} (S-small,U)",
+    commands = parser.add_subparsers(
+        title="what to measure", required=True, metavar="{cpu,script,gpu,sweep,worst}"
     )
+    rows = _command(commands, "cpu", run_rows, "the networks of README.md, taken apart into kernels")
+    _add_rows(rows)
     _add_gradients(rows, GRADIENT_MODES)
     _add_peers(rows)
     rows.add_argument("--no-memory", action="store_true", help="leave out the peak memory")
     rows.add_argument(
         "--shared", action="store_true", help="input in shared memory, as a DataLoader's workers hand it over"
+    )
+    script = _command(
+        commands,
+        "script",
+        run_script,
+        "the same as scripts: python script.py, python -m sparse_backend script.py",
+    )
+    _add_rows(script)
+    _add_gradients(script, GRADIENT_MODES)
+    script.add_argument(
+        "--rounds", type=_repeats, default=7, help="processes of each side, in turn (7); at least 5"
     )
     gpu = _command(
         commands, "gpu", run_gpu, "the same networks on a GPU, and one large layer with dense input"
@@ -94,6 +102,15 @@ def _command(
         help="JSON file, or a folder for it; a plot goes beside it (benchmarks/results/<what>-<time>.json)",
     )
     return parser
+
+
+def _add_rows(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        type=_names("row", ROWS),
+        default=("S-small", "U"),
+        help=f"rows, separated by commas, of {', '.join(ROWS)} (S-small,U)",
+    )
 
 
 def _add_gradients(parser: argparse.ArgumentParser, known: Collection[str]) -> None:

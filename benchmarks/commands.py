@@ -7,6 +7,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,11 +21,12 @@ from .measure import Settings, measure
 from .plots import draw_rows, draw_sweep
 from .results import write
 from .rows import ROWS
+from .script import measure_script
 from .sweep import SWEEPS, sweep
 from .tables import show, show_sweep, show_worst
 from .worst import worst, worst_count
 
-__all__ = ["run_gpu", "run_rows", "run_sweep", "run_worst"]
+__all__ = ["run_gpu", "run_rows", "run_script", "run_sweep", "run_worst"]
 
 
 def run_rows(chosen: argparse.Namespace, console: Console) -> int:
@@ -35,6 +37,12 @@ def run_rows(chosen: argparse.Namespace, console: Console) -> int:
         *(chosen.repeats, chosen.warm_up, memory), limits=limits, peers=chosen.peers, shared=chosen.shared
     )
     return _run_pairs(chosen, console, "cpu", settings)
+
+
+def run_script(chosen: argparse.Namespace, console: Console) -> int:
+    """`script`: each row under each rule, as scripts of their own. Returns: the exit code."""
+    settings = Settings(chosen.repeats, chosen.warm_up, memory=False, details=False)
+    return _run_pairs(chosen, console, "script", settings, partial(measure_script, rounds=chosen.rounds))
 
 
 def run_gpu(chosen: argparse.Namespace, console: Console) -> int:
@@ -52,7 +60,13 @@ def run_gpu(chosen: argparse.Namespace, console: Console) -> int:
     return _run_pairs(chosen, console, "gpu", settings)
 
 
-def _run_pairs(chosen: argparse.Namespace, console: Console, kind: str, settings: Settings) -> int:
+def _run_pairs(
+    chosen: argparse.Namespace,
+    console: Console,
+    kind: str,
+    settings: Settings,
+    how: Callable[..., dict[str, Any]] | None = None,
+) -> int:
     pairs = list(itertools.product(chosen.config, chosen.gradient))
     results = []
     with _progress(console, len(pairs)) as (told, done):
@@ -61,7 +75,7 @@ def _run_pairs(chosen: argparse.Namespace, console: Console, kind: str, settings
             title = f"{name}: {row.title}, T = {row.steps}, B = {row.batch}, gradient {gradient}"
             title += ", input in shared memory" * settings.shared
             told(title)
-            results.append(measure(name, row, gradient, settings, lambda what: told(what)))
+            results.append((how or measure)(name, row, gradient, settings, lambda what: told(what)))
             # At once: what was measured so far outlasts a run that is cut off.
             chosen.output = write(results, kind, chosen.output, _as_dict(settings.limits))
             show(console, results[-1], title)

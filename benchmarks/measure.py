@@ -22,9 +22,9 @@ from .network import Net
 from .peers import PEERS, UnavailableError
 from .recording import recording_time
 from .rows import Row
-from .timing import PHASES, Samples, Trainable, interleaved, medians, ratio
+from .timing import Trainable, interleaved, medians, ratios
 
-__all__ = ["Settings", "measure"]
+__all__ = ["Settings", "begin", "measure"]
 
 
 @dataclass(frozen=True)
@@ -62,30 +62,15 @@ def measure(
     are checked against the stock network with the same cut. The others use snnTorch's default surrogate.
     told: hears what is being done.  variation: `kind` and `half_width` of `build`.
     """
-    told("weights")
-    models = build(row, gradient, settings.seed, device=settings.device, **variation)
+    models, result = begin(name, row, gradient, settings, told, **variation)
     x, labels, fast = models.x, models.labels, models.fast
-    if settings.shared:
-        x.share_memory_()
-    told("check")
-    agreement = compare(models.reference, fast, x, labels)
-    result: dict[str, Any] = {
-        "row": name,
-        "network": asdict(row),
-        "gradient": gradient,
-        "shared_input": settings.shared,
-        "agreement": vars(agreement),
-        "agrees": agreement.holds(exact=gradient != "sampled"),
-        "input_density": float((x != 0).float().mean()),
-        "gains": [{"gain": gain, "near_threshold": fraction} for gain, fraction in models.scaled],
-        "surrogates": [layer.surrogate for layer in models.report if layer.surrogate],
-    }
     if not result["agrees"]:
-        return result | {"layers": _layers(fast)}
+        return result
     result |= _speed(models, settings, told)
+    result["layers"] = _layers(fast)
     if settings.device.type != "cpu":
         told("memory and kernels")
-        return result | {"layers": _layers(fast)} | take_apart(models, _layers(fast))
+        return result | take_apart(models, result["layers"])
     if settings.details:
         told("recording")
         result["recording"] = recording_time(fast, x, labels)
@@ -94,12 +79,40 @@ def measure(
         if settings.limits is not None:
             optimizer = result["seconds"]["accelerated"]["optimizer"]
             result["least"] = least_step(row, labels, result["kernels"], optimizer)
-    result["layers"] = _layers(fast)
     if settings.memory:
         told("memory")
         weights = models.stock.state_dict()
         result["peak_memory"] = peak_memory(row, gradient, weights, settings.seed, settings.shared)
     return result
+
+
+def begin(
+    name: str,
+    row: Row,
+    gradient: str,
+    settings: Settings,
+    told: Callable[[str], None],
+    **variation: Any,
+) -> tuple[Models, dict[str, Any]]:
+    """The networks, and what is known of them before anything is timed: above all whether they agree."""
+    told("weights")
+    models = build(row, gradient, settings.seed, device=settings.device, **variation)
+    if settings.shared:
+        models.x.share_memory_()
+    told("check")
+    agreement = compare(models.reference, models.fast, models.x, models.labels)
+    return models, {
+        "row": name,
+        "network": asdict(row),
+        "gradient": gradient,
+        "shared_input": settings.shared,
+        "agreement": vars(agreement),
+        "agrees": agreement.holds(exact=gradient != "sampled"),
+        "input_density": float((models.x != 0).float().mean()),
+        "gains": [{"gain": gain, "near_threshold": fraction} for gain, fraction in models.scaled],
+        "surrogates": [layer.surrogate for layer in models.report if layer.surrogate],
+        "layers": _layers(models.fast),
+    }
 
 
 def _layers(fast: Net) -> list[dict[str, Any]]:
@@ -126,12 +139,8 @@ def _speed(models: Models, settings: Settings, told: Callable[[str], None]) -> d
         "samples": samples,
         "seconds": {side: medians(phases) for side, phases in samples.items()},
         # How many times longer each took than the accelerated network.
-        "ratios": {side: _ratios(samples, side) for side in samples if side != "accelerated"},
+        "ratios": {side: ratios(samples, side) for side in samples if side != "accelerated"},
     }
-
-
-def _ratios(samples: dict[str, Samples], side: str) -> dict[str, dict[str, float]]:
-    return {phase: asdict(ratio(samples[side][phase], samples["accelerated"][phase])) for phase in PHASES}
 
 
 def _checked_peer(name: str, models: Models) -> tuple[dict[str, Any], Trainable | None]:

@@ -6,25 +6,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparse_backend.compare.memory import begin_step, resident
 
-from .models import accelerated, stock_net
-from .network import Net
+from .job import Job, read_job, run_job
+from .models import accelerated
+from .network import Net, stock_net
 from .rows import Row, make_input
 
 __all__ = ["peak_memory"]
-
-_ROOT = Path(__file__).parents[1]
 
 
 def peak_memory(
@@ -36,33 +32,22 @@ def peak_memory(
     Raises: RuntimeError if a process failed.
     """
     found: dict[str, int | None] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save(weights, Path(folder) / "weights.pt")
-        for side in ("stock", "accelerated"):
-            job = Path(folder) / f"{side}.json"
-            settings = {"gradient": gradient, "side": side, "seed": seed, "shared": shared}
-            job.write_text(json.dumps({"row": asdict(row), **settings}))
-            command = [sys.executable, "-m", "benchmarks.memory", str(job)]
-            run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=_ROOT)
-            if run.returncode:
-                raise RuntimeError(f"{' '.join(command)} failed:\n{run.stderr}")
-            found[side] = json.loads(run.stdout.splitlines()[-1])["peak"]
+    for side in ("stock", "accelerated"):
+        settings = {"gradient": gradient, "side": side, "seed": seed, "shared": shared}
+        found[side] = run_job("benchmarks.memory", Job(row, weights, settings))["peak"]
     return found
 
 
-def _measure(job_path: Path) -> dict[str, int | None]:
-    job: dict[str, Any] = json.loads(job_path.read_text())
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in job["row"].items()}
-    row = Row(**fields)
-    weights = torch.load(job_path.parent / "weights.pt", weights_only=True)
-    x, labels = make_input(row, torch.Generator().manual_seed(job["seed"]))
-    if job["shared"]:
+def _measure(job: Job) -> dict[str, int | None]:
+    row, told = job.row, job.settings
+    x, labels = make_input(row, torch.Generator().manual_seed(told["seed"]))
+    if told["shared"]:
         x.share_memory_()
 
     def make(of: Row) -> Net:
-        net = stock_net(of, job["gradient"])
-        net.load_state_dict(weights)
-        return accelerated(net, job["gradient"])[0] if job["side"] == "accelerated" else net
+        net = stock_net(of, told["gradient"])
+        net.load_state_dict(job.weights)
+        return accelerated(net, told["gradient"])[0] if told["side"] == "accelerated" else net
 
     # Threads, libraries and code pages are not the step's.
     few, some = replace(row, steps=2, batch=2), slice(0, 2)
@@ -82,4 +67,4 @@ def _train(net: Net, x: Tensor, labels: Tensor) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measure(Path(sys.argv[1]))))
+    print(json.dumps(_measure(read_job(Path(sys.argv[1])))))

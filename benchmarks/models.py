@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
-import snntorch.surrogate
 import torch
 from torch import Tensor
 
@@ -13,14 +12,13 @@ import sparse_backend
 from sparse_backend import surrogates
 from sparse_backend.report import Report
 
-from .network import Net
+from .network import SLOPE, Net, stock_net
 from .rows import Row, make_input
 from .scaling import scale_to_activity
 
-__all__ = ["HALF_WIDTH", "SLOPE", "Models", "accelerated", "build", "copy_of", "stock_net"]
+__all__ = ["HALF_WIDTH", "Models", "accelerated", "build", "copy_of"]
 
 HALF_WIDTH = 0.1
-SLOPE = 25.0
 _SCALING_STEPS = 500
 
 
@@ -40,11 +38,6 @@ class Models:
     reference: Net
     report: Report
     scaled: list[tuple[float, float]]
-
-
-def stock_net(row: Row, gradient: str, kind: type[Net] = Net) -> Net:
-    """snnTorch's default surrogate; for a window the paper's fast sigmoid. kind: of training loop."""
-    return kind(row, snntorch.surrogate.fast_sigmoid(SLOPE) if gradient == "window" else None)
 
 
 def copy_of(net: Net, gradient: str) -> Net:

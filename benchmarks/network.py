@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import snntorch as snn
+import snntorch.surrogate
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .rows import Row
 
-__all__ = ["BETA", "Net", "make_feeds", "training_loss"]
+__all__ = ["BETA", "SLOPE", "Net", "make_feeds", "stock_net", "training_loss"]
 
 BETA = 0.95
+SLOPE = 25.0
 
 
 class Net(nn.Module):
@@ -56,6 +58,11 @@ class Net(nn.Module):
         """The row's training loss, a scalar."""
         spikes, membrane = self(x)
         return training_loss(self.row, spikes[-1], membrane, labels)
+
+
+def stock_net(row: Row, gradient: str, kind: type[Net] = Net) -> Net:
+    """snnTorch's default surrogate; for a window the paper's fast sigmoid. kind: of training loop."""
+    return kind(row, snntorch.surrogate.fast_sigmoid(SLOPE) if gradient == "window" else None)
 
 
 def make_feeds(row: Row) -> nn.ModuleList:

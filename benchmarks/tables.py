@@ -38,10 +38,13 @@ def show(console: Console, result: dict[str, Any], title: str) -> None:
         lines += _activity(result)
         if "recording" in result:
             lines.append(_recording(result["recording"]))
+        if "losses" in result:
+            first = " ".join(f"{side} {losses[0]:.6f}" for side, losses in result["losses"].items())
+            lines.append(f"loss of the scripts' first step: {first}")
         if "peak_memory" in result:
             lines.append(_memory(result["peak_memory"]))
         lines += [_peer(name, peer) for name, peer in result["peers"].items()]
-        lines.append(f"medians of {result['repeats']} training steps, ratios with their range over the steps")
+        lines.append(_repeats(result))
     console.print("\n".join(lines), markup=False, highlight=False)
     if "kernels" in result:
         console.print(_kernels(result))
@@ -115,6 +118,15 @@ def _activity(result: dict[str, Any]) -> list[str]:
         forms = ", ".join(f"{product} {'/'.join(kinds)}" for product, kinds in layer["algorithms"].items())
         lines.append(f"{layer['name']}: {active} active, {spikes} spikes; {forms}")
     return lines
+
+
+def _repeats(result: dict[str, Any]) -> str:
+    if "rounds" not in result:
+        return f"medians of {result['repeats']} training steps, ratios with their range over the steps"
+    return (
+        f"medians of {result['rounds']} processes of each side, of {result['repeats']} training steps each; "
+        "ratios with their range over the processes"
+    )
 
 
 def _peer(name: str, peer: dict[str, Any]) -> str:

@@ -6,13 +6,13 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PHASES", "Ratio", "Samples", "Trainable", "interleaved", "medians", "ratio"]
+__all__ = ["PHASES", "Ratio", "Samples", "Trainable", "interleaved", "medians", "ratio", "ratios"]
 
 PHASES = ("forward", "backward", "optimizer", "step")
 
@@ -100,6 +100,11 @@ def _step(
 def medians(samples: Samples) -> dict[str, float]:
     """The median of each phase."""
     return {phase: statistics.median(values) for phase, values in samples.items()}
+
+
+def ratios(samples: Mapping[str, Samples], side: str) -> dict[str, dict[str, float]]:
+    """How many times longer `side` took than the accelerated network, in each phase."""
+    return {phase: asdict(ratio(samples[side][phase], samples["accelerated"][phase])) for phase in PHASES}
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> Ratio:

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import native
-from ..models import SLOPE
-from ..network import BETA, Net, training_loss
+from ..network import BETA, SLOPE, Net, training_loss
 from ..rows import Row
 from .over_time import OverTime
 from .unavailable import UnavailableError
