@@ -17,6 +17,16 @@ void copy_few(const T* from, int64_t count, T* to) {
         for (int64_t k = 0; k < count; ++k) to[k] = from[k];
 }
 
+// The same a block at a time, up to one past the end of `from`, and of `to` where `room` words are left there: what
+// lies there is written later. Rows differ in length, and a branch on it is mispredicted at every other one.
+void copy_blocks(const int32_t* from, int64_t words, int32_t* to, int64_t room) {
+    constexpr int64_t block = append_room;
+    if (room < words + block)
+        std::memcpy(to, from, size_t(words) * sizeof(int32_t));
+    else
+        for (int64_t k = 0; k < words; k += block) std::memcpy(to + k, from + k, block * sizeof(int32_t));
+}
+
 // Copies what belongs to `count` events, in words of four bytes, and moves on in the source.
 class Stream {
   public:
@@ -140,6 +150,8 @@ void CollectedEvents::copy(const Part& part, const Chunk& chunk) {
             next += counts[row];
         }
         copy_piece(piece, part.first);
+    } else if (order_ == Order::by_step) {
+        copy_steps(part, chunk, begin);
     } else if (order_ == Order::by_event) {
         copy_events(part.pieces.front(), part.first, chunk, begin);
     } else {
@@ -155,40 +167,54 @@ void CollectedEvents::copy_piece(const EventPiece& piece, int64_t first) {
         if (from->get() && size) std::memcpy(to->get() + first * size, from->get(), size_t(piece.count * size));
 }
 
-// Calls visitor(row, count) for the rows of a piece, counted from the chunk's first, in the order of the visits.
-template <class Visitor>
-void CollectedEvents::visit(const EventPiece& piece, const Chunk& chunk, Visitor visitor) const {
-    const int32_t* counts = piece.counts.get();
-    const int64_t end = piece.t + piece.steps;
-    if (order_ == Order::by_step)
-        for (int64_t t = piece.t; t < end; ++t)
-            for (int64_t e = 0; e < chunk.elements; ++e) visitor(e * chunk.steps + t, *counts++);
-    else
-        for (int64_t e = 0; e < chunk.elements; ++e)
-            for (int64_t t = piece.t; t < end; ++t) visitor(e * chunk.steps + t, *counts++);
+// Pieces of other steps each. Written in the order of the format, whatever lies behind a row is overwritten.
+void CollectedEvents::copy_steps(const Part& part, const Chunk& chunk, int64_t* begin) {
+    std::vector<Buffer<int32_t>> starts;  // of each visit, in its piece
+    for (const EventPiece& piece : part.pieces) {
+        const int64_t visits = piece.steps * chunk.elements;
+        int32_t sum = 0, *start = starts.emplace_back(visits).get();
+        for (int64_t k = 0; k < visits; ++k) {
+            start[k] = sum;
+            sum += piece.counts.get()[k];
+        }
+    }
+    const int64_t end = part.first + part.count(), words = value_size_ / 4;
+    int64_t next = part.first;
+    for (int64_t e = 0; e < chunk.elements; ++e)
+        for (size_t k = 0; k < part.pieces.size(); ++k) {
+            const EventPiece& piece = part.pieces[k];
+            const int32_t* from = reinterpret_cast<const int32_t*>(piece.values.get());
+            for (int64_t visit = e; visit < piece.steps * chunk.elements; visit += chunk.elements) {
+                const int64_t count = piece.counts.get()[visit], start = starts[k].get()[visit];
+                copy_blocks(piece.idx.get() + start, count, idx.get() + next, end - next);
+                if (from)
+                    copy_blocks(from + start * words, count * words,
+                                reinterpret_cast<int32_t*>(values.get()) + next * words, (end - next) * words);
+                else if (valued_)
+                    fill_ones(next, next + count);
+                *begin++ = next;
+                next += count;
+            }
+        }
 }
 
-// Visits that are not in the order of the format, or several pieces.
+// Pieces of other neurons each.
 void CollectedEvents::copy_rows(const Part& part, const Chunk& chunk, int64_t* begin) {
-    const int64_t rows = chunk.rows();
-    const Buffer<int64_t> memory(rows);
-    int64_t *next = memory.get(), sum = part.first;
-    std::fill_n(next, rows, 0);
-    for (const EventPiece& piece : part.pieces)
-        visit(piece, chunk, [next](int64_t row, int64_t count) { next[row] += count; });
-    for (int64_t row = 0; row < rows; ++row) {
-        const int64_t count = next[row];
-        begin[row] = next[row] = sum;
-        sum += count;
-    }
+    std::vector<const int32_t*> counts;
+    std::vector<Stream> streams;
     for (const EventPiece& piece : part.pieces) {
-        Stream streams[] = {{reinterpret_cast<const char*>(piece.idx.get()), reinterpret_cast<char*>(idx.get()), 4},
-                            {piece.values.get(), values.get(), value_size_},
-                            {piece.extras.get(), extras.get(), extra_size_}};
-        visit(piece, chunk, [&streams, next](int64_t row, int64_t count) {
-            for (Stream& stream : streams) stream.copy(count, next[row]);
-            next[row] += count;
-        });
+        counts.push_back(piece.counts.get());
+        streams.emplace_back(reinterpret_cast<const char*>(piece.idx.get()), reinterpret_cast<char*>(idx.get()), 4);
+        streams.emplace_back(piece.values.get(), values.get(), value_size_);
+        streams.emplace_back(piece.extras.get(), extras.get(), extra_size_);
+    }
+    int64_t next = part.first;
+    for (int64_t row = 0; row < chunk.rows(); ++row) {
+        begin[row] = next;
+        for (size_t k = 0; k < counts.size(); ++k) {
+            for (size_t s = 3 * k; s < 3 * k + 3; ++s) streams[s].copy(counts[k][row], next);
+            next += counts[k][row];
+        }
     }
 }
 

@@ -95,10 +95,9 @@ class CollectedEvents {
     void make_room(int64_t total, bool valued);
     void copy(const Part& part, const Chunk& chunk);
     void copy_piece(const EventPiece& piece, int64_t first);
+    void copy_steps(const Part& part, const Chunk& chunk, int64_t* begin);
     void copy_rows(const Part& part, const Chunk& chunk, int64_t* begin);
     void copy_events(const EventPiece& piece, int64_t first, const Chunk& chunk, int64_t* begin);
-    template <class Visitor>
-    void visit(const EventPiece& piece, const Chunk& chunk, Visitor visitor) const;
     void fill_ones(int64_t from, int64_t to);
 
     Chunks chunks_;

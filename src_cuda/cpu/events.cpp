@@ -157,15 +157,24 @@ std::unique_ptr<CollectedEvents> compress_typed(const DenseInput<Input>& x, doub
 template <class Real>
 void scatter_typed(const EventList<Real>& events, const Strided<Real>& out, int64_t steps, int64_t batch, int64_t width,
                    int64_t threads) {
-#pragma omp parallel for schedule(static) num_threads(int(threads))
-    for (int64_t b = 0; b < batch; ++b)
-        for (int64_t t = 0; t < steps; ++t) {
-            Real* to = out.data + t * out.stride_t + b * out.stride_b;
-            std::fill(to, to + width, Real(0));
-            const int64_t row = b * steps + t;
-            for (int64_t e = events.ptr[row]; e < events.ptr[row + 1]; ++e)
-                to[events.idx[e]] = events.val ? events.val[e] : Real(1);
-        }
+    // Narrow rows that lie one after the other are zeroed as one; most of them have no event.
+    constexpr int64_t narrow = 32;
+    const bool by_step = out.stride_b == width && width <= narrow;
+#pragma omp parallel num_threads(int(threads))
+    {
+        if (by_step)
+#pragma omp for schedule(static)
+            for (int64_t t = 0; t < steps; ++t) std::fill_n(out.data + t * out.stride_t, batch * width, Real(0));
+#pragma omp for schedule(static)
+        for (int64_t b = 0; b < batch; ++b)
+            for (int64_t t = 0; t < steps; ++t) {
+                Real* to = out.data + t * out.stride_t + b * out.stride_b;
+                if (!by_step) std::fill_n(to, width, Real(0));
+                const int64_t row = b * steps + t;
+                for (int64_t e = events.ptr[row]; e < events.ptr[row + 1]; ++e)
+                    to[events.idx[e]] = events.val ? events.val[e] : Real(1);
+            }
+    }
 }
 
 template <class Real>
