@@ -15,23 +15,24 @@ from torch import Tensor
 
 __all__ = [
     "GLOBAL_HOOKS",
-    "KEY_MODES",
+    "MODES",
     "MODULE_GETATTR",
-    "OTHER_MODES",
+    "a_look_tells",
     "address",
     "become",
     "below_autograd",
     "copy_on_write",
+    "direct_apply",
     "has_global_hooks",
     "in_clean_thread",
     "invisible_to_dynamo",
-    "keys_tell",
     "lazy_clone",
     "modes_matter",
     "must_run_now",
     "patch_function_apply",
     "place",
     "read_pointer",
+    "rely_on_look",
     "wrap",
     "writes",
 ]
@@ -128,27 +129,29 @@ _saved_hooks: Callable[[bool], Any] = getattr(
 )
 
 
-KEY_MODES: tuple[tuple[Any, ...], ...] = ((_dispatch_modes,), (_functorch,), (_autocast,), (_tracing,))
-"""(function, its arguments): the modes that are bits of the thread's set of dispatch keys, as far as
-`keys_tell` finds."""
-OTHER_MODES: tuple[tuple[Any, ...], ...] = ((_anomaly,), (_saved_hooks, True), (_function_modes,))
-"""The others. Where all of both answer 0, False or None, `modes_matter` says no."""
+MODES: tuple[tuple[Any, ...], ...] = (
+    *((_dispatch_modes,), (_functorch,), (_autocast,), (_tracing,)),
+    *((_anomaly,), (_saved_hooks, True), (_function_modes,)),
+)
+"""(function, its arguments): where all of them answer 0, False or None, `modes_matter` says no."""
 
 
-def keys_tell(keys_at_rest: Callable[[], bool]) -> bool:
-    """Whether `keys_at_rest`, a look at the dispatch keys that takes no time, says no under each of
-    KEY_MODES: tried out, because no torch version promises it. Fallback: no; each question is asked then."""
+def a_look_tells(at_rest: Callable[[], bool]) -> bool:
+    """Whether `at_rest`, a look at torch's own variables that takes no time, says no under each of MODES.
+
+    Tried out, because no torch version promises it. Fallback: no; each question is asked then.
+    """
     told: list[bool] = []
 
     def look(*tensors: Tensor) -> tuple[Tensor, ...]:
-        told.append(not keys_at_rest())
+        told.append(not at_rest())
         return tensors
 
-    def at_rest() -> bool:
-        return keys_at_rest() and not any(question() for (question,) in KEY_MODES)
+    def none_on() -> bool:
+        return at_rest() and all(not question(*arguments) for question, *arguments in MODES)
 
     try:
-        if not at_rest():
+        if not none_on():
             return False
         with torch.utils._python_dispatch.TorchDispatchMode():
             look()
@@ -160,18 +163,37 @@ def keys_tell(keys_at_rest: Callable[[], bool]) -> bool:
         finally:
             torch._C._functorch._vmap_decrement_nesting()
         torch._C._create_graph_by_tracing(look, (torch.zeros(1),), lambda _: "", True, False)
-        return len(told) == len(KEY_MODES) and all(told) and at_rest()
+        with torch.autograd.set_detect_anomaly(True):
+            look()
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
+            look()
+        with torch.overrides.BaseTorchFunctionMode():
+            look()
+        return len(told) == len(MODES) and all(told) and none_on()
     except (AttributeError, ImportError, RuntimeError, TypeError):
         return False
 
 
+def _unknown() -> bool:
+    return False
+
+
+_at_rest: Callable[[], bool] = _unknown
+
+
+def rely_on_look(at_rest: Callable[[], bool]) -> None:
+    """Let `modes_matter` take the word of an `at_rest` that `a_look_tells`."""
+    global _at_rest
+    _at_rest = at_rest
+
+
 def modes_matter() -> bool:
-    """Whether a mode is on under which an operation must run when and where it is called (about 0.6 us).
+    """Whether a mode is on under which an operation must run when and where it is called.
 
     Function and dispatch modes, functorch transforms, autocast, anomaly detection, tracing, saved-tensor
     hooks. Fallback: a mode that this torch cannot report counts as on, so that nothing is ever deferred.
     """
-    return bool(
+    return not _at_rest() and bool(
         _dispatch_modes()
         or _functorch()
         or _autocast()
@@ -183,21 +205,8 @@ def modes_matter() -> bool:
 
 
 def must_run_now(module: torch.nn.Module) -> bool:
-    """Whether a call of `module` cannot be put off: `modes_matter`, or hooks wait for its gradient.
-
-    Asked at every recorded step, hence one expression, with the likeliest first.
-    """
-    return bool(
-        module._backward_hooks
-        or module._backward_pre_hooks
-        or _dispatch_modes()
-        or _functorch()
-        or _autocast()
-        or _anomaly()
-        or _tracing() is not None
-        or _saved_hooks(True) is not None
-        or (_function_modes() and not _only_device_modes())
-    )
+    """Whether a call of `module` cannot be put off: `modes_matter`, or hooks wait for its gradient."""
+    return bool(module._backward_hooks or module._backward_pre_hooks) or modes_matter()
 
 
 def _only_device_modes() -> bool:
@@ -293,6 +302,12 @@ def invisible_to_dynamo(function: Callable[..., R]) -> Callable[..., R]:
     except (ImportError, AttributeError, TypeError):
         pass
     return function
+
+
+def direct_apply(cls: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """`cls.apply` without the Python that torch puts before it, which looks after functorch's wrappers; nor
+    does it see `patch_function_apply`. Fallback: `cls.apply`."""
+    return getattr(super(torch.autograd.Function, cls), "apply", cls.apply)
 
 
 def patch_function_apply(resolve: Callable[[Any], Any]) -> bool:

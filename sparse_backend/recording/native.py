@@ -20,11 +20,11 @@ from ..errors import ArgumentError
 from ..options import native_allowed
 from ..torch_private import (
     GLOBAL_HOOKS,
-    KEY_MODES,
+    MODES,
     MODULE_GETATTR,
-    OTHER_MODES,
-    keys_tell,
+    a_look_tells,
     place,
+    rely_on_look,
     wrap,
 )
 from .capture import Inputs, Run
@@ -60,6 +60,9 @@ def _connected() -> Any:
         module: Any = importlib.import_module("sparse_backend._recording")
     except (ImportError, ArgumentError):  # the doctor says so; `accelerate` raises the latter
         return None
+    tells = a_look_tells(module.at_rest)
+    if tells:
+        rely_on_look(module.at_rest)
     module.connect(
         {
             **{kind.__name__: kind for kind in (Deferred, FeedStream, NeuronStream, Stream, Segment)},
@@ -71,8 +74,7 @@ def _connected() -> Any:
             "requires_grad": Tensor.requires_grad,
             "grad_enabled": torch.is_grad_enabled,
             "inference_enabled": torch.is_inference_mode_enabled,
-            **{"key_modes": KEY_MODES, "other_modes": OTHER_MODES, "hooks": GLOBAL_HOOKS},
-            "keys_tell": keys_tell(module.keys_at_rest),
+            **{"modes": MODES, "a_look_tells": tells, "hooks": GLOBAL_HOOKS},
             **{"Module": nn.Module, "module_call": nn.Module.__call__, "module_getattr": MODULE_GETATTR},
         }
     )

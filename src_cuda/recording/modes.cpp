@@ -5,6 +5,7 @@
 #endif
 
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "recorder.hpp"
@@ -18,25 +19,64 @@ struct Mode {
 };
 
 using Modes = std::vector<Mode>;
-Modes with_keys, others;
-bool keys_suffice = false;
+Modes modes;
+bool a_look_suffices = false;
 
-// c10::impl::raw_local_dispatch_key_set of the thread: the included and the excluded keys, each as the difference from
-// the default.
-const std::uint64_t* find_keys() {
+// What torch keeps of a thread's modes, found by the names of its symbols.
+class Look {
+  public:
+    Look() {
 #ifdef __linux__
-    static void* const library = dlopen("libc10.so", RTLD_LAZY | RTLD_NOLOAD);
-    if (library) return static_cast<std::uint64_t*>(dlsym(library, "_ZN3c104impl26raw_local_dispatch_key_setE"));
+        keys_ = find<const std::uint64_t>("libc10.so", "_ZN3c104impl26raw_local_dispatch_key_setE");
+        anomaly_ = find<const bool>(torch, "_ZN5torch8autograd11AnomalyMode8_enabledE");
+        functions_ = find<std::int64_t()>(torch, "_ZN2at4impl22PythonTorchFunctionTLS9stack_lenEv");
+        if (auto* hooks = find<const char*()>(torch, "_ZN2at23SavedTensorDefaultHooks13get_tls_stateEv"))
+            hooks_ = hooks();
 #endif
-    return nullptr;
-}
+    }
+
+    bool at_rest() const {
+        return keys_ && anomaly_ && functions_ && hooks_ && !(keys_[0] | keys_[1]) && !*anomaly_ && !functions_() &&
+               no_hooks();
+    }
+
+  private:
+    static constexpr const char* torch = "libtorch_cpu.so";
+
+    // Null unless the library is in use and has it.
+    template <class T>
+    static T* find(const char* library, const char* symbol) {
+#ifdef __linux__
+        if (void* const handle = dlopen(library, RTLD_LAZY | RTLD_NOLOAD)) {
+            T* const found = reinterpret_cast<T*>(dlsym(handle, symbol));
+            dlclose(handle);
+            return found;
+        }
+#endif
+        return nullptr;
+    }
+
+    // The state begins with a std::deque: its first and its next element, each behind a word or more.
+    bool no_hooks() const {
+        const char *first, *next;
+        std::memcpy(&first, hooks_ + 2 * sizeof(void*), sizeof first);
+        std::memcpy(&next, hooks_ + 6 * sizeof(void*), sizeof next);
+        return first == next;
+    }
+
+    // The included and the excluded keys, each as the difference from the default; of this thread.
+    const std::uint64_t* keys_ = nullptr;
+    const bool* anomaly_ = nullptr;
+    std::int64_t (*functions_)() = nullptr;
+    const char* hooks_ = nullptr;  // of this thread
+};
 
 bool is_nothing(PyObject* value) {
     if (value == Py_None || value == Py_False) return true;
     return PyLong_Check(value) && PyObject_IsTrue(value) == 0;
 }
 
-bool take(Modes& modes, PyObject* questions) {
+bool take(Modes& into, PyObject* questions) {
     Modes taken;
     for (Py_ssize_t index = 0; PyTuple_Check(questions) && index < PyTuple_GET_SIZE(questions); ++index) {
         PyObject *function, *argument = nullptr;
@@ -45,12 +85,12 @@ bool take(Modes& modes, PyObject* questions) {
         taken.push_back({Question("mode"), argument});
         taken.back().question.ask_of(function);
     }
-    modes = std::move(taken);
+    into = std::move(taken);
     return true;
 }
 
-bool none_is_on(const Modes& modes) {
-    for (const Mode& mode : modes) {
+bool none_is_on(const Modes& of) {
+    for (const Mode& mode : of) {
         const Ref answer = mode.argument ? mode.question.answer(mode.argument) : mode.question.answer();
         if (!answer || !is_nothing(answer.get())) return false;
     }
@@ -59,17 +99,17 @@ bool none_is_on(const Modes& modes) {
 
 }  // namespace
 
-bool keys_at_rest() {
-    static thread_local const std::uint64_t* const keys = find_keys();
-    return keys && !(keys[0] | keys[1]);
+bool at_rest() {
+    static thread_local const Look look;
+    return look.at_rest();
 }
 
-bool take_modes(PyObject* key_modes, PyObject* other_modes, PyObject* keys_tell) {
-    keys_suffice = keys_tell == Py_True;
-    return take(with_keys, key_modes) && take(others, other_modes);
+bool take_modes(PyObject* questions, PyObject* tells) {
+    a_look_suffices = tells == Py_True;
+    return take(modes, questions);
 }
 
-bool no_mode_matters() { return ((keys_suffice && keys_at_rest()) || none_is_on(with_keys)) && none_is_on(others); }
+bool no_mode_matters() { return (a_look_suffices && at_rest()) || none_is_on(modes); }
 
 bool same_modes(PyObject* segment) {
     const Ref grad = grad_enabled.answer();

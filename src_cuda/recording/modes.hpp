@@ -7,12 +7,13 @@ namespace recording {
 
 inline Question grad_enabled{"grad_enabled"}, inference_enabled{"inference_enabled"};
 
-// Takes torch_private.KEY_MODES, OTHER_MODES and what `keys_tell` found; false with a Python error where they are not
-// of that form.
-bool take_modes(PyObject* key_modes, PyObject* other_modes, PyObject* keys_tell);
+// Takes torch_private.MODES and whether `a_look_tells` of them; false with a Python error where they are not of that
+// form.
+bool take_modes(PyObject* questions, PyObject* tells);
 
-// Whether the thread's dispatch keys are known, and those of a thread in no mode but perhaps `no_grad`.
-bool keys_at_rest();
+// Whether the thread is seen to be in no mode but perhaps `no_grad`: a look at torch's own variables, without a call of
+// Python's.
+bool at_rest();
 
 // Whether no mode is on under which an operation has to run at once: see torch_private.must_run_now.
 bool no_mode_matters();

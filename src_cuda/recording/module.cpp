@@ -27,7 +27,7 @@ PyObject* ask_step(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     return or_none(next_step(arguments[0], arguments[1], arguments[2]));
 }
 
-PyObject* ask_keys(PyObject*, PyObject*) { return PyBool_FromLong(keys_at_rest()); }
+PyObject* ask_at_rest(PyObject*, PyObject*) { return PyBool_FromLong(at_rest()); }
 
 // A deferred tensor to which nothing has happened has its three attributes alone; one that is detached, a view or real
 // has more.
@@ -65,7 +65,7 @@ PyCFunction method(Function* function) {
 
 PyMethodDef methods[] = {
     {"connect", connect, METH_O, "Take the recorder's classes and torch's functions, by name."},
-    {"keys_at_rest", ask_keys, METH_NOARGS, "keys_at_rest()"},
+    {"at_rest", ask_at_rest, METH_NOARGS, "at_rest()"},
     {"keep_spares", keep_spares, METH_NOARGS, "keep_spares()"},
     {"next_feed", method(ask_feed), METH_FASTCALL | METH_KEYWORDS, "next_feed(module, input)"},
     {"next_step", method(ask_step), METH_FASTCALL, "next_step(module, input, state)"},

@@ -75,9 +75,8 @@ PyObject* connect(PyObject*, PyObject* objects) {
         if (!function) return nullptr;
         question->ask_of(function);
     }
-    PyObject *key_modes = given(objects, "key_modes"), *other_modes = given(objects, "other_modes");
-    PyObject* keys_tell = given(objects, "keys_tell");
-    if (!key_modes || !other_modes || !keys_tell || !take_modes(key_modes, other_modes, keys_tell)) return nullptr;
+    PyObject *modes = given(objects, "modes"), *tells = given(objects, "a_look_tells");
+    if (!modes || !tells || !take_modes(modes, tells)) return nullptr;
     for (Slot* slot : slots)
         if (!find(*slot, objects)) return nullptr;
     Py_RETURN_NONE;

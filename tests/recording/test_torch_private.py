@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -109,6 +112,8 @@ def test_a_mode_that_cannot_be_asked_for_stops_the_recording(
         return True
 
     monkeypatch.setattr(torch_private, missing, unknown)
+    assert not torch_private.a_look_tells(lambda: True)
+    monkeypatch.setattr(torch_private, "_at_rest", lambda: False)
     monkeypatch.setattr(torch_private, "_only_device_modes", lambda: False)
     assert torch_private.modes_matter()
     kept = record(net.fast, x)
@@ -144,12 +149,18 @@ def test_below_autograd_is_noticed() -> None:
     assert all(seen) and seen and not torch_private.below_autograd()
 
 
-def test_the_dispatch_keys_tell_of_modes() -> None:
-    """As tried out on import: where they do not, four questions more are asked at each call."""
+@pytest.fixture
+def at_rest(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
+    """The native look at torch's modes, while `modes_matter` asks torch itself."""
     if native._native is None:
         pytest.skip("the native recorder is not built")
-    at_rest = native._native.keys_at_rest
-    assert at_rest() and (sys.platform != "linux" or torch_private.keys_tell(at_rest))
+    monkeypatch.setattr(torch_private, "_at_rest", lambda: False)
+    return native._native.at_rest  # type: ignore[no-any-return]
+
+
+def test_a_look_tells_of_modes(at_rest: Callable[[], bool]) -> None:
+    """As tried out on import: where it does not, seven questions are asked at each call."""
+    assert at_rest() and (sys.platform != "linux" or torch_private.a_look_tells(at_rest))
     with torch.no_grad():
         assert at_rest()
     with torch.autocast("cpu", torch.bfloat16):
@@ -165,15 +176,40 @@ def test_the_dispatch_keys_tell_of_modes() -> None:
     torch.vmap(look)(torch.zeros(2))
     torch.vmap(torch.func.grad(look))(torch.zeros(2))
     torch.jit.trace(look, torch.zeros(2))
-    assert len(seen) >= 3 and all(seen)
+    for mode in (
+        torch.autograd.set_detect_anomaly(True),
+        torch.autograd.graph.save_on_cpu(),
+        torch.autograd.graph.disable_saved_tensors_hooks("no"),
+        torch.overrides.BaseTorchFunctionMode(),
+        torch.utils._python_dispatch.TorchDispatchMode(),
+    ):
+        with mode:
+            seen.append(at_rest() is not torch_private.modes_matter())
+    assert len(seen) >= 8 and all(seen)
     assert at_rest()
 
 
-@pytest.mark.parametrize("blind_to", [None, 1, 2, 3, 4])
-def test_keys_that_do_not_tell_of_a_mode_are_not_relied_on(blind_to: int | None) -> None:
-    looks = [True, False, False, False, False, True]  # before, under each of four modes, after
+def test_many_saved_tensor_hooks_are_seen_until_the_last_is_gone(at_rest: Callable[[], bool]) -> None:
+    """Torch's stack of them grows and shrinks block by block."""
+    with ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(torch.autograd.graph.save_on_cpu())
+            assert not at_rest()
+    assert at_rest()
+
+
+def test_each_thread_looks_at_its_own_modes(at_rest: Callable[[], bool]) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with torch.autograd.graph.save_on_cpu(), torch.autocast("cpu", torch.bfloat16):
+            assert not at_rest() and pool.submit(at_rest).result()
+        assert at_rest() and pool.submit(at_rest).result()
+
+
+@pytest.mark.parametrize("blind_to", [None, *range(1, 8)])
+def test_a_look_that_does_not_tell_of_a_mode_is_not_relied_on(blind_to: int | None) -> None:
+    looks = [True, *[False] * 7, True]  # before, under each of seven modes, after
     if blind_to is not None:
         looks[blind_to] = True
-    assert torch_private.keys_tell(iter(looks).__next__) is (blind_to is None)
-    assert not torch_private.keys_tell(lambda: False)
+    assert torch_private.a_look_tells(iter(looks).__next__) is (blind_to is None)
+    assert not torch_private.a_look_tells(lambda: False)
     assert not torch_private.modes_matter()
