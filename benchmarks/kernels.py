@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.profiler import profile
 
-from sparse_backend.ops import backend, cost, cpu
+from sparse_backend.ops import backend, cpu
 from sparse_backend.ops.contract import NEEDS, Layer, LayerOutputs, OutputGradients
 
 from .floors import Ceilings, Work, compress_work, product_work
@@ -154,14 +154,14 @@ def _describe_compress(args: tuple[Any, ...], result: Any) -> _Call:
 
 def _describe_forward(args: tuple[Any, ...], out: LayerOutputs) -> _Call:
     layer: Layer = args[0]
-    forms = cost.choices(layer, out)
+    forms = backend.choices(layer, out)
     used = ", ".join(forms[name] for name in ("feed",) if name in forms)
     return _Call(f"forward {_sizes(layer)}", used, _forward_work(layer, out, forms))
 
 
 def _describe_backward(args: tuple[Any, ...], result: Any) -> _Call:
     layer, out, grads, needs = args
-    forms = cost.choices(layer, out, grads)
+    forms = backend.choices(layer, out, grads)
     used = [forms["scan"]] if "scan" in forms else []
     for name in ("weight", "source"):
         product = {"weight": "weight_gradient", "source": "input_gradient"}[name]

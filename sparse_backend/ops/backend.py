@@ -14,7 +14,7 @@ from ..options import native_allowed
 from . import cost, events, reference
 from .contract import Layer, LayerGradients, LayerOutputs, OutputGradients
 
-__all__ = ["backward", "compress", "counts", "forward", "gather", "name", "native", "to_dense"]
+__all__ = ["backward", "choices", "compress", "counts", "forward", "gather", "native", "to_dense"]
 
 _DTYPES = (torch.float32, torch.float64)
 _NATIVE = "sparse_backend._cpu"
@@ -79,13 +79,17 @@ def _module(layer: Layer) -> ModuleType:
     return reference
 
 
-def name(layer: Layer) -> str:
-    """The implementation that runs this layer: "cpu", "cuda" or "reference"."""
-    return _module(layer).__name__.rpartition(".")[2]
+def choices(layer: Layer, out: LayerOutputs, grads: OutputGradients | None = None) -> dict[str, str]:
+    """The implementation that runs this layer, and its form of each product, for reports; the same functions
+    decide when the work is done."""
+    module = layer.ran_by or _module(layer)
+    found = {"backend": module.__name__.rpartition(".")[2]}
+    return found if module is reference else {**found, **module.forms(layer, out, grads)}
 
 
 def forward(layer: Layer) -> LayerOutputs:
-    result: LayerOutputs = _module(layer).forward(layer)
+    layer.ran_by = module = _module(layer)
+    result: LayerOutputs = module.forward(layer)
     return result
 
 

@@ -7,8 +7,10 @@ in these terms.
 
 from __future__ import annotations
 
+import functools
 import operator
 from dataclasses import dataclass, field, fields
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -85,6 +87,8 @@ class Layer:
     """Whether the active entries are listed one by one."""
     weight_t: Tensor | None = field(init=False, default=None)
     """W^T as the CPU kernels read it, once they have."""
+    ran_by: ModuleType | None = field(init=False, default=None)
+    """The implementation that ran it forward, once one has."""
 
     def __post_init__(self) -> None:
         batch, width = self.m0.shape
@@ -105,6 +109,12 @@ class Layer:
     def packed(self) -> bool:
         """Whether the input is the events of the layer below."""
         return self.in_ptr is not None
+
+    @functools.cached_property
+    def density(self) -> float:
+        """Fraction of non-zero entries of a packed input."""
+        assert self.in_idx is not None
+        return self.in_idx.numel() / max(1, self.steps * self.m0.shape[0] * self.inputs)
 
     @property
     def constant(self) -> bool:
@@ -187,14 +197,26 @@ class LayerOutputs:
     @classmethod
     def empty(cls, layer: Layer) -> LayerOutputs:
         """All outputs empty."""
-        value, long, short = (empty(layer.m0, dtype) for dtype in (None, torch.int64, torch.int32))
-        return cls(
-            *(value, value, value, value, value, long, short, value),
-            *(long, short, value, value, value, long, short),
-        )
+        return cls(*_no_outputs(layer.m0))
 
     def flat(self) -> tuple[Tensor, ...]:
         return _output_fields(self)
+
+
+_known: dict[tuple[torch.dtype, torch.device], tuple[Tensor, ...]] = {}
+
+
+def _no_outputs(like: Tensor) -> tuple[Tensor, ...]:
+    found = _known.get((like.dtype, like.device)) if type(like) is Tensor else None
+    if found is None:
+        value, long, short = (empty(like, dtype) for dtype in (None, torch.int64, torch.int32))
+        found = (
+            *(value, value, value, value, value, long, short, value),
+            *(long, short, value, value, value, long, short),
+        )
+        if all(type(one) is Tensor for one in (like, value, long, short)):
+            _known[like.dtype, like.device] = found
+    return found
 
 
 _output_fields = operator.attrgetter(*(one.name for one in fields(LayerOutputs)))
@@ -253,7 +275,7 @@ class LayerGradients:
 
     @classmethod
     def empty(cls, layer: Layer) -> LayerGradients:
-        return cls(*[empty(layer.m0)] * len(fields(cls)))
+        return cls(*[empty(layer.m0)] * len(NEEDS))
 
     @classmethod
     def for_input(cls, layer: Layer, lam: Tensor) -> LayerGradients:

@@ -8,10 +8,8 @@ another, but not from run to run on one.
 from __future__ import annotations
 
 from .calibration import costs
-from .contract import Layer, LayerOutputs, OutputGradients
 
 __all__ = [
-    "choices",
     "convolution_by_events",
     "convolution_gradient_by_entries",
     "feed_form",
@@ -99,20 +97,3 @@ def convolution_by_events(density: float, channels: int, products: int, pooled: 
 def convolution_gradient_by_entries(active_below: float) -> bool:
     """Whether dL/dx of a convolution is cheaper at the lower layer's active entries than everywhere."""
     return active_below * CONVOLUTION_DOT < 1
-
-
-def choices(layer: Layer, out: LayerOutputs, grads: OutputGradients | None = None) -> dict[str, str]:
-    """The form of each product of this layer, for reports; the same functions decide when the work is
-    done."""
-    from . import backend
-
-    implementation = backend.name(layer)
-    if implementation == "cpu":
-        from . import cpu
-
-        return {"backend": implementation, **cpu.forms(layer, out, grads)}
-    if implementation == "cuda":
-        from . import cuda
-
-        return {"backend": implementation, **cuda.forms(layer, out, grads)}
-    return {"backend": implementation}

@@ -25,7 +25,7 @@ from .contract import (
     OutputGradients,
     scan_form,
 )
-from .native_call import Call, by_events, dense_input, density, describe, dtype_code, module
+from .native_call import Call, by_events, dense_input, describe, dtype_code, module
 
 __all__ = ["backward", "compress", "forms", "forward", "gather", "lists", "to_dense"]
 
@@ -203,11 +203,11 @@ def _weight_form(
     if recomputed and not layer.packed:
         return "gemm"
     steps, batch, width = layer.shape
-    share = density(layer) if layer.packed else 1.0
+    share = layer.density if layer.packed else 1.0
     listed = innovations_sparse and layer.lists_active
     active = out.aidx.numel() / (steps * batch * width) if listed else 1.0
     c = layer.coefficients
-    scalar = all(value.dim() == 0 for value in (c.membrane, c.gain, c.synapse))
+    scalar = c.membrane.dim() == c.gain.dim() == c.synapse.dim() == 0
     return cost.weight_gradient_form(share, active, layer.inputs, width, scalar, layer.packed)
 
 

@@ -18,7 +18,6 @@ __all__ = [
     "Call",
     "by_events",
     "dense_input",
-    "density",
     "describe",
     "dtype_code",
     "layer_call",
@@ -89,17 +88,11 @@ class Call:
         return value
 
 
-def density(layer: Layer) -> float:
-    """Fraction of non-zero entries of a packed input."""
-    assert layer.in_idx is not None
-    return layer.in_idx.numel() / max(1, layer.steps * layer.m0.shape[0] * layer.inputs)
-
-
 def by_events(layer: Layer) -> bool:
     """Whether the feed adds rows of W^T per input event."""
     if not layer.packed or layer.weight is None:
         return False
-    return cost.feed_form(density(layer), layer.inputs, layer.shape[2]) == "events"
+    return cost.feed_form(layer.density, layer.inputs, layer.shape[2]) == "events"
 
 
 def dense_input(layer: Layer) -> Tensor:

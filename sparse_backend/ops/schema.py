@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..constants import empty
-from ..torch_private import modes_matter
+from ..torch_private import direct_apply, modes_matter
 from . import backend, events, replay
 from .contract import (
     COEFFICIENTS,
@@ -26,7 +26,7 @@ from .contract import (
     scan_form,
 )
 
-__all__ = ["layer", "layer_backward", "run", "to_dense"]
+__all__ = ["layer", "layer_backward", "run", "run_to_dense", "to_dense"]
 
 _LAYER_ARGUMENTS = (
     "Tensor source, Tensor? in_ptr, Tensor? in_idx, Tensor? in_val, Tensor? in_aptr, Tensor? in_aidx, "
@@ -38,6 +38,8 @@ _LAYER_ARGUMENTS = (
 _OUTPUTS = tuple(LayerOutputs.__dataclass_fields__)
 _OUTPUT_GRADIENTS = tuple(OutputGradients.__dataclass_fields__)
 _SAVED = _OUTPUTS[_OUTPUTS.index("ptr") :]
+_TENSORS = 8 + len(COEFFICIENTS) + 3
+"""How many arguments of `layer` are tensors or None: all up to `cuts`, then plain values follow."""
 
 
 def _tensors(names: tuple[str, ...]) -> str:
@@ -167,9 +169,8 @@ def _save(
 ) -> None:
     """weight_t: see `Layer`."""
     ctx.set_materialize_grads(False)
-    tensors = [value if isinstance(value, Tensor) else None for value in inputs]
-    ctx.plain = [value if tensor is None else None for value, tensor in zip(inputs, tensors, strict=True)]
-    ctx.save_for_backward(*tensors, *saved, weight_t)
+    ctx.plain = inputs[_TENSORS:]
+    ctx.save_for_backward(*inputs[:_TENSORS], *saved, weight_t)
 
 
 def _layer_gradient(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -180,17 +181,14 @@ def _gradients(
     ctx: Any, wanted: Sequence[bool], grads: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
     """dL/d of each argument of `layer`, None where it is not wanted."""
-    kept, count = ctx.saved_tensors, len(ctx.plain)
-    saved, weight_t = kept[count:-1], kept[-1]
-    inputs = [
-        plain if tensor is None else tensor for tensor, plain in zip(kept[:count], ctx.plain, strict=True)
-    ]
+    kept = ctx.saved_tensors
+    inputs, saved, weight_t = (*kept[:_TENSORS], *ctx.plain), kept[_TENSORS:-1], kept[-1]
     if torch.is_grad_enabled():
         return _twice_differentiable(grads, inputs, saved, wanted)
-    needs = sum(NEEDS[name] for name, place in _POSITION.items() if wanted[place])
-    if any(wanted[place] for place in _COEFFICIENT_POSITIONS):
+    needs = sum([NEEDS[name] for name, place in _POSITION.items() if wanted[place]])
+    if True in wanted[_COEFFICIENT_POSITIONS.start : _COEFFICIENT_POSITIONS.stop]:
         needs |= NEEDS["coefficients"]
-    given = tuple(None if g is None else g.resolve_neg() for g in grads[: len(_OUTPUT_GRADIENTS)])
+    given = [None if g is None else g.resolve_neg() for g in grads[: len(_OUTPUT_GRADIENTS)]]
     if modes_matter():
         result = LayerGradients(*layer_backward(*given, *inputs, *saved, needs))
     else:  # what the operator would call
@@ -210,12 +208,17 @@ def _gradients(
 
 
 def _twice_differentiable(
-    grads: tuple[Tensor | None, ...], inputs: list[Any], saved: tuple[Tensor, ...], wanted: Sequence[bool]
+    grads: tuple[Tensor | None, ...],
+    inputs: tuple[Any, ...],
+    saved: tuple[Tensor, ...],
+    wanted: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
     """The same gradients when the caller set create_graph=True."""
     places = [place for place, want in enumerate(wanted) if want]
     # Aliases, where the replay's derivatives stop: one input may descend from another, or be the same tensor.
-    inputs = [value.view_as(value) if want else value for value, want in zip(inputs, wanted, strict=True)]
+    inputs = tuple(
+        value.view_as(value) if want else value for value, want in zip(inputs, wanted, strict=True)
+    )
     described = Layer.from_arguments(*inputs)
     out = _saved_outputs(described, saved)
     found = replay.gradients(
@@ -312,11 +315,36 @@ class _LayerFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        wanted = [False] * len(ctx.plain)
+        wanted = [False] * (_TENSORS + len(ctx.plain))
         for place, want in zip(ctx.places, ctx.needs_input_grad[4:], strict=True):
             wanted[place] = want
         found = _gradients(ctx, wanted, grads)
         return (None, None, None, None, *[found[place] for place in ctx.places])
+
+
+class _DenseFunction(torch.autograd.Function):
+    """The same of `to_dense`."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        dense = _to_dense(*args)
+        _save_positions(ctx, args, dense)
+        return dense
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return _to_dense_gradient(ctx, grad)
+
+
+_apply_layer, _apply_dense = direct_apply(_LayerFunction), direct_apply(_DenseFunction)
+
+
+def run_to_dense(*args: Any) -> Tensor:
+    """`to_dense(*args)`: the same result and gradient at less cost per call."""
+    if modes_matter() or torch.compiler.is_compiling():
+        return to_dense(*args)
+    dense: Tensor = _apply_dense(*args)
+    return dense
 
 
 def run(*args: Any) -> tuple[Layer, LayerOutputs]:
@@ -325,8 +353,10 @@ def run(*args: Any) -> tuple[Layer, LayerOutputs]:
     if modes_matter() or torch.compiler.is_compiling():
         return Layer.from_arguments(*args), LayerOutputs(*layer(*args))
     # Torch negates lazily what complex numbers leave; the kernels read memory.
-    if any([isinstance(value, Tensor) and value.is_neg() for value in args]):
-        args = tuple(value.resolve_neg() if isinstance(value, Tensor) else value for value in args)
+    tensors = args[:_TENSORS]
+    if True in [value is not None and value.is_neg() for value in tensors]:
+        tensors = tuple(value if value is None else value.resolve_neg() for value in tensors)
+        args = (*tensors, *args[_TENSORS:])
     described = Layer.from_arguments(*args)
     if not torch.is_grad_enabled():
         out = backend.forward(described)
@@ -334,7 +364,7 @@ def run(*args: Any) -> tuple[Layer, LayerOutputs]:
         return described, out
     out = LayerOutputs.empty(described)
     places = tuple([p for p in _DIFFERENTIABLE if args[p] is not None and args[p].requires_grad])
-    linked = _LayerFunction.apply(args, described, out, places, *[args[place] for place in places])
+    linked = _apply_layer(args, described, out, places, *[args[place] for place in places])
     for name, value in zip(_OUTPUT_GRADIENTS, linked, strict=True):
         if value is not None:
             setattr(out, name, value)

@@ -11,11 +11,11 @@ from torch import Tensor
 from ..constants import empty
 from ..errors import ArgumentError, ArgumentTypeError
 from ..neurons import Neuron
-from . import backend, cost, events
+from . import backend, events
 from .contract import COEFFICIENTS, Layer, LayerOutputs, all_active
 from .dense_feed import dense_feed
 from .schema import run as run_operator
-from .schema import to_dense
+from .schema import run_to_dense
 
 __all__ = ["GradientRule", "LayerOutput", "LinearFeed", "PackedSpikes", "run_layer"]
 
@@ -66,7 +66,7 @@ class PackedSpikes:
     def to_dense(self) -> Tensor:
         """The spikes as `[T, B, N]`, differentiable; computed once."""
         if self._dense is None:
-            dense = to_dense(
+            dense = run_to_dense(
                 self.carrier,
                 self.ptr,
                 self.idx,
@@ -154,12 +154,14 @@ def run_layer(
             # anyway, torch's own matrix products serve the feed.
             tensor, weight, bias = dense_feed(tensor.to(m0.dtype), weight, bias), None, None
     coefficients = neuron.coefficients.tensors()
-    differentiable = torch.is_grad_enabled() and any(
+    differentiable = torch.is_grad_enabled() and True in [
         value is not None and value.requires_grad for value in (tensor, weight, bias, m0, i0, *coefficients)
-    )
+    ]
     if not differentiable:
         rule = GradientRule("none")
-    learn = sum(1 << bit for bit, value in enumerate(coefficients) if differentiable and value.requires_grad)
+    learn = sum(
+        [1 << bit for bit, value in enumerate(coefficients) if differentiable and value.requires_grad]
+    )
     args = (
         *(tensor, *packed, weight, bias, *coefficients, m0, i0, cuts),
         *(steps, spec.encode(), rule.mode, rule.level, rule.key, learn, want_spikes, want_membrane),
@@ -190,8 +192,8 @@ def _describe(layer: Layer, out: LayerOutputs, spike_dtype: torch.dtype) -> Laye
         active_fraction=1.0 if layer.active_dense else out.aidx.numel() / entries,
         spike_density=out.idx.numel() / entries,
         counted=backend.counts(layer),
-        algorithm=cost.choices(layer, out),
-        saved_bytes=sum(value.nbytes for value in out.flat()[COUNTED_FROM:])
+        algorithm=backend.choices(layer, out),
+        saved_bytes=sum([value.nbytes for value in out.flat()[COUNTED_FROM:]])
         + (0 if layer.weight_t is None else layer.weight_t.nbytes),
     )
 

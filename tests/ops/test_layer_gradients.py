@@ -11,7 +11,7 @@ from layer_cases import RULES, SPECS, Case, assert_close, spec_name
 
 from sparse_backend.neurons import NeuronSpec, Surrogate
 from sparse_backend.neurons import surrogates as S
-from sparse_backend.ops import backend, cost, cpu
+from sparse_backend.ops import backend, cpu
 from sparse_backend.ops.contract import Layer, LayerGradients, LayerOutputs, OutputGradients
 from sparse_backend.ops.sequence import GradientRule, LinearFeed, PackedSpikes, run_layer
 
@@ -66,7 +66,7 @@ def test_trajectory_is_not_recomputed_for_nothing(monkeypatch: pytest.MonkeyPatc
     backward = cpu.backward
 
     def report(layer: Layer, out: LayerOutputs, grads: OutputGradients, needs: int) -> LayerGradients:
-        reported.append(cost.choices(layer, out, grads)["scan"])
+        reported.append(backend.choices(layer, out, grads)["scan"])
         return backward(layer, out, grads, needs)
 
     monkeypatch.setattr(cpu, "backward", report)
