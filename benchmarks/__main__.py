@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from sparse_backend.options import GRADIENT_MODES
+from sparse_backend.options import GRADIENT_MODES, disabled
 
 from .commands import run_gpu, run_rows, run_script, run_sweep, run_worst
 from .device import OPEN_NEUROMORPHIC
@@ -27,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write JSON and a plot; returns 1 if a check failed."""
     chosen = _parser().parse_args(argv)
     console = Console() if sys.stdout.isatty() else Console(width=118)
+    if disabled():
+        console.print("SPARSE_BACKEND_DISABLE is set: stock would be compared with stock")
+        return 2
     code: int = chosen.run(chosen, console)
     return code
 
@@ -151,7 +154,7 @@ def _count(text: str) -> int:
     except ValueError:
         value = -1
     if value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of steps")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of repeats")
     return value
 
 

@@ -41,9 +41,11 @@ def run_job(module: str, job: Job, through: Sequence[str] = ()) -> Any:
         path.write_text(json.dumps({"row": asdict(job.row), "settings": job.settings}))
         command = [sys.executable, *through, "-m", module, str(path)]
         run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=_ROOT)
-    if run.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{run.stderr}")
-    return json.loads(run.stdout.splitlines()[-1])
+    try:
+        run.check_returncode()
+        return json.loads(run.stdout.splitlines()[-1])
+    except (subprocess.CalledProcessError, IndexError, json.JSONDecodeError) as error:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{run.stderr}") from error
 
 
 def read_job(path: Path) -> Job:

@@ -6,6 +6,7 @@ allocator or to torch's classes; they take turns, because the machine is now qui
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -48,15 +49,19 @@ def measure_script(
         for side, through in sides.items():
             told(f"{name} {gradient}: {side}, round {index + 1} of {rounds}")
             answer = run_job("benchmarks.training", job, through)
-            losses[side].append(answer["losses"][0])
+            losses[side] += answer["losses"]
             for phase in PHASES:
                 timed = answer["seconds"][phase][settings.warm_up :]
                 samples[side][phase].append(statistics.median(timed))
+    result["losses"] = losses
     # Each diverging element may have any loss; the rest is rounding.
     agreement = result["agreement"]
-    allowed = (1e-5 + agreement["diverged"] / agreement["batch"]) * abs(losses["stock"][0])
-    if max(map(abs, (a - b for a, b in zip(*losses.values(), strict=True)))) > allowed:
-        return result | {"agrees": False, "losses": losses}
+    allowed = 1e-5 + agreement["diverged"] / agreement["batch"]
+    result["agrees"] = all(
+        math.isclose(one, other, rel_tol=allowed) for one, other in zip(*losses.values(), strict=True)
+    )
+    if not result["agrees"]:
+        return result
     return result | {
         "peers": {},
         "repeats": settings.repeats,
@@ -64,5 +69,4 @@ def measure_script(
         "samples": samples,
         "seconds": {side: medians(phases) for side, phases in samples.items()},
         "ratios": {"stock": ratios(samples, "stock")},
-        "losses": losses,
     }

@@ -34,13 +34,13 @@ def show(console: Console, result: dict[str, Any], title: str) -> None:
         f"input density {_percent(result['input_density'])}; weight gains "
         + (", ".join(f"{entry['gain']:.2f}" for entry in result["gains"]) or "none"),
     ]
+    if "losses" in result:
+        first = ", ".join(f"{side} {losses[0]:.7g}" for side, losses in result["losses"].items())
+        lines.append(f"loss of the scripts' first step: {first}")
     if result["agrees"]:
         lines += _activity(result)
         if "recording" in result:
             lines.append(_recording(result["recording"]))
-        if "losses" in result:
-            first = " ".join(f"{side} {losses[0]:.6f}" for side, losses in result["losses"].items())
-            lines.append(f"loss of the scripts' first step: {first}")
         if "peak_memory" in result:
             lines.append(_memory(result["peak_memory"]))
         lines += [_peer(name, peer) for name, peer in result["peers"].items()]

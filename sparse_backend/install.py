@@ -159,6 +159,8 @@ def install(
         return _current
     uninstall()
     _current = Installation(options)
+    if nn.Module.__call__ is _original:
+        _in_chain = False  # someone has put back what was there before ours
     if not _in_chain and nn.Module.__call__ is not _call:
         _original = nn.Module.__call__
         stands_in(_call, _original)

@@ -16,6 +16,7 @@ from torch import Tensor
 __all__ = [
     "GLOBAL_HOOKS",
     "MODES",
+    "MODULE_CALL",
     "MODULE_GETATTR",
     "a_look_tells",
     "address",
@@ -148,7 +149,9 @@ def a_look_tells(at_rest: Callable[[], bool]) -> bool:
         return tensors
 
     def none_on() -> bool:
-        return at_rest() and all(not question(*arguments) for question, *arguments in MODES)
+        # What a function returns is no part of its symbol's name: as it has been in all of torch 2.
+        known = torch.__version__.startswith("2.")
+        return known and at_rest() and all(not question(*arguments) for question, *arguments in MODES)
 
     try:
         if not none_on():
@@ -258,6 +261,15 @@ _genuine = (
 MODULE_GETATTR: Any = _getattr if _genuine else None
 """`nn.Module.__getattr__`, which asks `_parameters`, `_buffers` and `_modules` in this order. Fallback: None,
 where it is another function by now."""
+
+
+_call = torch.nn.Module.__call__
+_call_code = getattr(_call, "__code__", None)
+MODULE_CALL: Any = (
+    _call if _call_code is not None and _call_code.co_filename == torch.nn.modules.module.__file__ else None
+)
+"""`nn.Module.__call__`, which calls `forward` and the hooks there are. Fallback: None, where it is another
+function by now; then every call goes by that."""
 
 
 def has_global_hooks() -> bool:

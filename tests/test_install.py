@@ -181,6 +181,16 @@ def test_someone_else_wraps_module_call(x, original_call):
         nn.Module.__call__ = original_call
 
 
+def test_install_serves_again_after_someone_put_torchs_call_back(x, original_call):
+    sparse_backend.install()
+    nn.Module.__call__ = original_call
+    sparse_backend.uninstall()
+    sparse_backend.install()
+    net = Net()
+    net(x)
+    assert is_accelerated(net.lif)
+
+
 def test_first_calls_from_several_threads(x):
     installation = sparse_backend.install(gradient="exact")
     net = Net()

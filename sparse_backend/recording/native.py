@@ -21,6 +21,7 @@ from ..options import native_allowed
 from ..torch_private import (
     GLOBAL_HOOKS,
     MODES,
+    MODULE_CALL,
     MODULE_GETATTR,
     a_look_tells,
     place,
@@ -75,7 +76,7 @@ def _connected() -> Any:
             "grad_enabled": torch.is_grad_enabled,
             "inference_enabled": torch.is_inference_mode_enabled,
             **{"modes": MODES, "a_look_tells": tells, "hooks": GLOBAL_HOOKS},
-            **{"Module": nn.Module, "module_call": nn.Module.__call__, "module_getattr": MODULE_GETATTR},
+            **{"Module": nn.Module, "module_call": MODULE_CALL, "module_getattr": MODULE_GETATTR},
         }
     )
     module.keep_spares()

@@ -138,6 +138,7 @@ void CollectedEvents::fill_ones(int64_t from, int64_t to) {
 
 void CollectedEvents::copy(const Part& part, const Chunk& chunk) {
     int64_t* begin = ptr.get() + chunks_.row(chunk);
+    if (order_ == Order::by_step) return copy_steps(part, chunk, begin);
     const auto lacks_values = [](const EventPiece& piece) { return piece.count && !piece.values.get(); };
     if (valued_ && std::any_of(part.pieces.begin(), part.pieces.end(), lacks_values))
         fill_ones(part.first, part.first + part.count());
@@ -150,8 +151,6 @@ void CollectedEvents::copy(const Part& part, const Chunk& chunk) {
             next += counts[row];
         }
         copy_piece(piece, part.first);
-    } else if (order_ == Order::by_step) {
-        copy_steps(part, chunk, begin);
     } else if (order_ == Order::by_event) {
         copy_events(part.pieces.front(), part.first, chunk, begin);
     } else {
@@ -169,10 +168,10 @@ void CollectedEvents::copy_piece(const EventPiece& piece, int64_t first) {
 
 // Pieces of other steps each. Written in the order of the format, whatever lies behind a row is overwritten.
 void CollectedEvents::copy_steps(const Part& part, const Chunk& chunk, int64_t* begin) {
-    std::vector<Buffer<int32_t>> starts;  // of each visit, in its piece
+    std::vector<Buffer<int64_t>> starts;  // of each visit, in its piece
     for (const EventPiece& piece : part.pieces) {
         const int64_t visits = piece.steps * chunk.elements;
-        int32_t sum = 0, *start = starts.emplace_back(visits).get();
+        int64_t sum = 0, *start = starts.emplace_back(visits).get();
         for (int64_t k = 0; k < visits; ++k) {
             start[k] = sum;
             sum += piece.counts.get()[k];

@@ -47,8 +47,8 @@ class Chunks {
     int64_t batch_ = 0, steps_ = 0, elements_ = 1, stretch_ = 1;
 };
 
-// Whether a chunk's rows are visited element by element, which is the order of the format, or step by step; or its
-// events are so few that each has its row beside it, in any order.
+// Whether a chunk's rows are visited element by element, which is the order of the format, or step by step (then events
+// have no extras); or its events are so few that each has its row beside it, in any order.
 enum class Order { by_element, by_step, by_event };
 
 // A part of a chunk's events, in the order of the visits: those of some neurons, or of some steps.

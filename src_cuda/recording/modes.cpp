@@ -22,7 +22,8 @@ using Modes = std::vector<Mode>;
 Modes modes;
 bool a_look_suffices = false;
 
-// What torch keeps of a thread's modes, found by the names of its symbols.
+// What torch 2 keeps of a thread's modes, found by the names of its symbols. torch_private.a_look_tells asks for the
+// version first, and tries out under each mode whether it is still so.
 class Look {
   public:
     Look() {

@@ -59,7 +59,7 @@ bool same_tensors(PyObject* tensors, PyObject* attributes) {
 PyObject* stands_in(PyObject*, PyObject* arguments) {
     PyObject *function, *original;
     if (!PyArg_ParseTuple(arguments, "OO", &function, &original)) return nullptr;
-    PyObject* trusted = original == module_call.object ? function : nullptr;
+    PyObject* trusted = original != Py_None && original == module_call.object ? function : nullptr;
     Py_XINCREF(trusted);
     Py_XSETREF(stand_in, trusted);
     Py_RETURN_NONE;

@@ -91,7 +91,7 @@ def test_the_worst_cases_agree_with_stock(monkeypatch: pytest.MonkeyPatch, tmp_p
         (["cpu", "--gradient", "best"], "no rule 'best'"),
         (["cpu", "--peers", "fast"], "no peer 'fast'; known are compiled stock"),
         (["cpu", "--repeats", "3"], "3 is too few for a median; at least 5"),
-        (["worst", "--warm-up", "x"], "'x' is not a number of steps"),
+        (["worst", "--warm-up", "x"], "'x' is not a number of repeats"),
         (["sweep"], "--over"),
     ],
 )
@@ -101,6 +101,14 @@ def test_wrong_arguments_are_named(
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert message in capsys.readouterr().err
+
+
+def test_nothing_is_measured_where_all_is_stock(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SPARSE_BACKEND_DISABLE", "1")
+    assert main(["script", "--config", "S-small"]) == 2
+    assert "stock would be compared with stock" in capsys.readouterr().out
 
 
 def test_the_active_fraction_is_varied_under_a_window_only(capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,14 +51,16 @@ def test_the_window_is_handed_on_and_sides_take_turns(monkeypatch: pytest.Monkey
     assert result["ratios"]["stock"]["step"] == {"median": 2 / 3, "low": 0.5, "high": 0.75}
 
 
-def test_no_speed_is_shown_where_the_losses_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers(monkeypatch, {"stock": 1.6, "accelerated": 1.601})
+@pytest.mark.parametrize("other", [1.601, float("nan"), float("inf")])
+def test_no_speed_is_shown_where_the_losses_differ(other: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, {"stock": 1.6, "accelerated": other})
     result = measure_script("tiny", TINY, "exact", SETTINGS, rounds=1)
     assert result["agreement"]["diverged"] == 0
     assert not result["agrees"] and "seconds" not in result
     console = Console(file=io.StringIO())
     show(console, result, "tiny")
-    assert "no speed is shown" in console.file.getvalue()  # type: ignore[attr-defined]
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "no speed is shown" in shown and f"stock 1.6, accelerated {other:.7g}" in shown
 
 
 def test_a_script_that_fails_says_why() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -105,6 +106,36 @@ def test_someone_else_sees_every_call_where_the_package_is_installed(
         Net()(x)
     assert not taken.total()
     assert seen == 2 * STEPS
+
+
+_WRAPPED_BEFORE = """
+import sys, torch, snntorch as snn
+seen, inner = [], torch.nn.Module.__call__
+
+def call(module, *args, **kwargs):
+    seen.append(isinstance(module, (torch.nn.Linear, snn.Leaky)))
+    return inner(module, *args, **kwargs)
+
+torch.nn.Module.__call__ = call
+import sparse_backend
+fc, lif = torch.nn.Linear(6, 5), snn.Leaky(beta=0.9)
+if sys.argv[1] == "install":
+    sparse_backend.install(gradient="exact")
+else:
+    sparse_backend.accelerate(torch.nn.ModuleList([fc, lif]), gradient="exact")
+mem = lif.init_leaky()
+for frame in torch.rand(9, 4, 6):
+    spk, mem = lif(fc(frame), mem)
+print(sum(seen))
+"""
+
+
+@pytest.mark.parametrize("how", ["install", "accelerate"])
+def test_someone_who_came_before_the_import_sees_every_call(how: str, recorder: str) -> None:
+    if recorder == "python":
+        pytest.skip("a process of its own")
+    command = [sys.executable, "-c", _WRAPPED_BEFORE, how]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1] == "18"
 
 
 def hooked(m: Net, calls: list[Any]) -> Any:
