@@ -49,7 +49,7 @@ def measure_script(
         for side, through in sides.items():
             told(f"{name} {gradient}: {side}, round {index + 1} of {rounds}")
             answer = run_job("benchmarks.training", job, through)
-            losses[side] += answer["losses"]
+            losses[side].append(answer["losses"][0])  # later ones know of Adam's rounding
             for phase in PHASES:
                 timed = answer["seconds"][phase][settings.warm_up :]
                 samples[side][phase].append(statistics.median(timed))
