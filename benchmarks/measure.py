@@ -81,8 +81,9 @@ def measure(
             result["least"] = least_step(row, labels, result["kernels"], optimizer)
     if settings.memory:
         told("memory")
-        weights = models.stock.state_dict()
-        result["peak_memory"] = peak_memory(row, gradient, weights, settings.seed, settings.shared)
+        job = (row, gradient, models.stock.state_dict(), settings.seed, settings.shared)
+        result["peak_memory"] = peak_memory(*job)
+        result["peak_memory_with_spikes"] = peak_memory(*job, spikes_kept=True)
     return result
 
 

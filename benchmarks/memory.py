@@ -17,23 +17,32 @@ from sparse_backend.compare.memory import begin_step, resident
 
 from .job import Job, read_job, run_job
 from .models import accelerated
-from .network import Net, stock_net
+from .network import Net, stock_net, training_loss
 from .rows import Row, make_input
 
 __all__ = ["peak_memory"]
 
 
 def peak_memory(
-    row: Row, gradient: str, weights: dict[str, Tensor], seed: int, shared: bool = False
+    row: Row,
+    gradient: str,
+    weights: dict[str, Tensor],
+    seed: int,
+    shared: bool = False,
+    spikes_kept: bool = False,
 ) -> dict[str, int | None]:
     """Bytes of a step of the stock and of the accelerated network with these weights; None where unknown.
 
-    shared: whether the input lies in shared memory.
+    shared: whether the input lies in shared memory.  spikes_kept: whether the script stacks every layer's
+    spikes and keeps them through the step.
     Raises: RuntimeError if a process failed.
     """
     found: dict[str, int | None] = {}
     for side in ("stock", "accelerated"):
-        settings = {"gradient": gradient, "side": side, "seed": seed, "shared": shared}
+        settings = {
+            **{"gradient": gradient, "side": side, "seed": seed},
+            **{"shared": shared, "spikes_kept": spikes_kept},
+        }
         found[side] = run_job("benchmarks.memory", Job(row, weights, settings))["peak"]
     return found
 
@@ -51,18 +60,24 @@ def _measure(job: Job) -> dict[str, int | None]:
 
     # Threads, libraries and code pages are not the step's.
     few, some = replace(row, steps=2, batch=2), slice(0, 2)
-    _train(make(few), x[some] if row.coding == "direct" else x[:2, some].contiguous(), labels[some])
+    few_x = x[some] if row.coding == "direct" else x[:2, some].contiguous()
+    _train(make(few), few_x, labels[some], told["spikes_kept"])
     net = make(row)
     begin_step()
     before = resident()
-    _train(net, x, labels)
+    _train(net, x, labels, told["spikes_kept"])
     peak = resident(peak=True)
     return {"peak": None if peak is None or before is None else peak - before}
 
 
-def _train(net: Net, x: Tensor, labels: Tensor) -> None:
+def _train(net: Net, x: Tensor, labels: Tensor, spikes_kept: bool) -> None:
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-9)
-    net.loss_of(x, labels).backward()
+    if spikes_kept:
+        spikes, membrane = net(x, record_all=True)
+        loss = training_loss(net.row, spikes[-1], membrane, labels)
+    else:
+        loss = net.loss_of(x, labels)
+    loss.backward()
     optimizer.step()
 
 

@@ -42,7 +42,9 @@ def show(console: Console, result: dict[str, Any], title: str) -> None:
         if "recording" in result:
             lines.append(_recording(result["recording"]))
         if "peak_memory" in result:
-            lines.append(_memory(result["peak_memory"]))
+            lines.append(f"peak memory of a step: {_memory(result['peak_memory'])}")
+        if "peak_memory_with_spikes" in result:
+            lines.append(f"with all layers' spikes kept: {_memory(result['peak_memory_with_spikes'])}")
         lines += [_peer(name, peer) for name, peer in result["peers"].items()]
         lines.append(_repeats(result))
     console.print("\n".join(lines), markup=False, highlight=False)
@@ -151,9 +153,9 @@ def _recording(found: dict[str, Any]) -> str:
 def _memory(peaks: dict[str, int | None]) -> str:
     stock, fast = peaks["stock"], peaks["accelerated"]
     if stock is None or fast is None:
-        return "peak memory of a step: unknown on this system"
+        return "unknown on this system"
     share = f", {fast / stock:.1%} of stock" if stock else ""
-    return f"peak memory of a step: stock {stock / 2**20:.0f} MiB, accelerated {fast / 2**20:.0f} MiB{share}"
+    return f"stock {stock / 2**20:.0f} MiB, accelerated {fast / 2**20:.0f} MiB{share}"
 
 
 def _kernels(result: dict[str, Any]) -> Table:

@@ -144,6 +144,9 @@ def test_peak_memory_is_that_of_one_step() -> None:
     # Spikes, membrane potentials and surrogate derivatives of two hidden layers at every step.
     assert peaks["stock"] is not None and peaks["stock"] > 2 * 3 * 4 * 100 * 16 * 200
     assert peaks["accelerated"] is not None and peaks["accelerated"] < peaks["stock"]
+    kept = measure.peak_memory(row, "window", models.stock.state_dict(), 0, spikes_kept=True)
+    assert kept["accelerated"] is not None
+    assert kept["accelerated"] > peaks["accelerated"] + 4 * 100 * 16 * 2 * 200, "two layers' dense spikes"
 
 
 def test_results_name_the_machine(tmp_path: Path) -> None:
