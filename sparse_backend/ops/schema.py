@@ -332,7 +332,7 @@ class _DenseFunction(torch.autograd.Function):
         return dense
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return _to_dense_gradient(ctx, grad)
 
 
